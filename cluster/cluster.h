@@ -1,0 +1,116 @@
+/* The door of cluster/: who the ranks are and how bytes travel between them. Computes nothing;
+ * alone sees mpi.h and nccl.h.
+ *
+ * A `fabric` is one rank's end of a transport: self (one rank), threads (all ranks in one process,
+ * for tests), mpi, nccl. Collectives run along one axis of the mesh. Every rank of a group calls
+ * the same collectives in the same order, from one thread (the one that runs steps). All fabrics
+ * give the same numbers: sums are taken in rank order. */
+#ifndef JETD_CLUSTER_H
+#define JETD_CLUSTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/base/status.h"
+#include "kernels/kernels.h"
+
+enum axis { AXIS_TENSOR, AXIS_CONTEXT, AXIS_PIPELINE, AXIS_WORLD };
+
+/* Sizes along each axis, all >= 1. Rank order: tensor fastest, then context, then pipeline. */
+struct mesh {
+    int tensor, context, pipeline;
+};
+
+struct coordinates {
+    int tensor, context, pipeline;
+};
+
+/* tensor * context * pipeline; 0 if a size is < 1 or the product exceeds 4096. */
+int mesh_size(struct mesh mesh);
+int mesh_rank(struct mesh mesh, struct coordinates at);
+struct coordinates mesh_coordinates(struct mesh mesh, int rank);
+int mesh_axis_size(struct mesh mesh, enum axis axis);
+/* The rank's index in its group along `axis`, and the world rank of member `index` of it. */
+int mesh_axis_index(struct mesh mesh, int rank, enum axis axis);
+int mesh_axis_member(struct mesh mesh, int rank, enum axis axis, int index);
+
+struct fabric;
+
+struct fabric_ops {
+    const char *name;
+    void (*close)(struct fabric *fabric);
+
+    /* Step bytes from rank 0 to every rank (host memory). Rank 0 sends; every other rank receives
+     * into `bytes` (capacity `room`), sleeping, not spinning, while nothing comes. */
+    enum status (*publish)(struct fabric *, const void *bytes, size_t length);
+    enum status (*await)(struct fabric *, void *bytes, size_t room, size_t *length);
+
+    /* Element-wise sum over the group along `axis`, in place, in group order on every member. */
+    enum status (*all_reduce)(struct fabric *, enum axis, void *data, size_t count, enum dtype);
+    /* Member i's `bytes` bytes land at out + i * bytes on every member. Host memory. */
+    enum status (*all_gather)(struct fabric *, enum axis, const void *in, void *out, size_t bytes);
+    /* Point to point along `axis` to or from group member `index`; device memory. */
+    enum status (*send)(struct fabric *, enum axis, int index, const void *data, size_t bytes);
+    enum status (*receive)(struct fabric *, enum axis, int index, void *data, size_t bytes);
+    /* The same for host memory. */
+    enum status (*send_host)(struct fabric *, enum axis, int index, const void *data, size_t bytes);
+    enum status (*receive_host)(struct fabric *, enum axis, int index, void *data, size_t bytes);
+    enum status (*barrier)(struct fabric *);
+    /* Ends every rank: their pending and later calls return STATUS_ABORTED (threads) or their
+     * process is ended (mpi). Any thread; the first call wins. */
+    void (*abort)(struct fabric *, const char *why);
+};
+
+struct fabric {
+    const struct fabric_ops *ops;
+    struct mesh mesh;
+    int rank; /* in the world */
+    struct coordinates at;
+};
+
+/* Where collectives find device memory: host staging for fabrics that cannot see it.
+ * May be attached after open and before the first device collective. */
+struct fabric_memory {
+    const struct backend *backend;
+    struct device *device;
+};
+
+struct fabric_options {
+    struct mesh mesh;
+    /* A rank that shows no sign of life, or stays in one step, for this long is declared stalled:
+     * it is named with its step, and all ranks are brought down. */
+    double heartbeat_timeout; /* seconds; default 5 */
+    double step_timeout;      /* seconds; default 300 */
+};
+
+enum status fabric_open_self(const struct fabric_options *options, struct fabric **fabric,
+                             struct error *error);
+/* mesh_size() connected ends in one process; fabrics[r] is rank r's. */
+enum status fabric_open_threads(const struct fabric_options *options, struct fabric **fabrics,
+                                struct error *error);
+/* Calls MPI_Init_thread if it was not called; the world's size must be mesh_size().
+ * Errors: STATUS_CONFIG naming both sizes. */
+enum status fabric_open_mpi(const struct fabric_options *options, struct fabric **fabric,
+                            struct error *error);
+/* Device collectives over NCCL, host ones over `host` (which it then owns). */
+enum status fabric_open_nccl(struct fabric *host, const struct fabric_memory *memory,
+                             struct fabric **fabric, struct error *error);
+
+/* The world's size as the launcher set it (mpirun, srun), 1 without one, and this process's rank;
+ * answers before fabric_open_mpi and without initialising MPI. */
+void launcher_world(int *size, int *rank, int *local_rank);
+
+void fabric_close(struct fabric *fabric); /* NULL is fine */
+enum status fabric_attach(struct fabric *fabric, const struct fabric_memory *memory);
+
+/* watch.c. Tells the watch what this rank is doing: `step` grows, 0 while idle. A stalled or lost
+ * rank is reported as "rank R stalled in step S ..." in every survivor's log. */
+void fabric_step_begin(struct fabric *fabric, uint64_t step);
+void fabric_step_end(struct fabric *fabric);
+
+/* Every rank passes its digest; STATUS_PEER_MISMATCH naming the ranks that differ from rank 0. */
+enum status fabric_agree(struct fabric *fabric, const void *digest, size_t bytes, const char *what,
+                         struct error *error);
+
+#endif
