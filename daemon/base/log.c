@@ -67,8 +67,9 @@ void log_line(enum log_level level, const char *format, ...)
 
     int length;
     if (as_json)
-        length = snprintf(line, sizeof line, "{\"time\":\"%s\",\"level\":\"%s\"%s,\"text\":\"%s\"}\n",
-                          stamp, names[level], rank, escaped);
+        length =
+            snprintf(line, sizeof line, "{\"time\":\"%s\",\"level\":\"%s\"%s,\"text\":\"%s\"}\n",
+                     stamp, names[level], rank, escaped);
     else
         length = snprintf(line, sizeof line, "%s %s%s: %s\n", stamp, names[level], rank, escaped);
     /* One write, so that lines of several threads and ranks do not mix. */

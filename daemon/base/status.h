@@ -21,12 +21,12 @@ enum status {
     STATUS_UNAUTHENTICATED,
     STATUS_UNIMPLEMENTED,
     /* this process: it logs once, aborts its fabric and exits */
-    STATUS_CONFIG,     /* options or config.json ask for what cannot be */
-    STATUS_CORRUPT,    /* a file's content is not what its format promises */
-    STATUS_IO,         /* the operating system refused a read, write, map or bind */
-    STATUS_NO_MEMORY,  /* host or device memory ran out at start */
-    STATUS_DEVICE,     /* the accelerator failed */
-    STATUS_INTERNAL,   /* a broken invariant: always a bug */
+    STATUS_CONFIG,    /* options or config.json ask for what cannot be */
+    STATUS_CORRUPT,   /* a file's content is not what its format promises */
+    STATUS_IO,        /* the operating system refused a read, write, map or bind */
+    STATUS_NO_MEMORY, /* host or device memory ran out at start */
+    STATUS_DEVICE,    /* the accelerator failed */
+    STATUS_INTERNAL,  /* a broken invariant: always a bug */
     /* the cluster: every rank ends */
     STATUS_PEER_LOST,
     STATUS_PEER_STALLED,

@@ -1,0 +1,378 @@
+#include "daemon/base/option.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+#include "daemon/base/arena.h"
+
+enum { CONFIG_BYTES_MAX = 1 << 20, STORE_BYTES_MAX = 16 << 20, ENTRIES_MAX = 256 };
+
+struct option_store {
+    struct arena *arena;
+};
+
+/* ---- one value ---- */
+
+static bool text_is_one_of(const char *text, const char *choices)
+{
+    size_t length = strlen(text);
+    for (const char *at = choices; at != NULL && *at != '\0';) {
+        const char *bar = strchr(at, '|');
+        size_t span = bar ? (size_t)(bar - at) : strlen(at);
+        if (span == length && memcmp(at, text, length) == 0)
+            return true;
+        at = bar ? bar + 1 : NULL;
+    }
+    return false;
+}
+
+static bool parse_size(const char *text, uint64_t *value)
+{
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    char *end;
+    errno = 0;
+    uint64_t number = strtoull(text, &end, 10);
+    if (errno != 0)
+        return false;
+    static const char units[] = "KMGT";
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (unit != NULL) {
+        unsigned shift = 10u * (unsigned)(unit - units + 1);
+        if (number > UINT64_MAX >> shift)
+            return false;
+        number <<= shift;
+        end++;
+    }
+    *value = number;
+    return *end == '\0';
+}
+
+static bool parse_flag(const char *text, bool *value)
+{
+    if (text_is_one_of(text, "true|yes|on|1"))
+        *value = true;
+    else if (text_is_one_of(text, "false|no|off|0"))
+        *value = false;
+    else
+        return false;
+    return true;
+}
+
+static bool in_range(const struct option_entry *entry, double value)
+{
+    return (entry->least == 0 && entry->most == 0) ||
+           (value >= entry->least && value <= entry->most);
+}
+
+static enum status refuse(const struct option_entry *entry, const char *source, const char *text,
+                          struct error *error)
+{
+    if (entry->type == OPTION_CHOICE)
+        return error_set(error, STATUS_CONFIG, "%s: \"%s\" is not one of %s", source, text,
+                         entry->choices);
+    if (entry->least != 0 || entry->most != 0)
+        return error_set(error, STATUS_CONFIG, "%s: \"%s\" is not a number from %.17g to %.17g",
+                         source, text, entry->least, entry->most);
+    return error_set(error, STATUS_CONFIG, "%s: \"%s\" is not a valid %s", source, text,
+                     entry->type == OPTION_FLAG ? "true or false" : "number");
+}
+
+static enum status set_value(struct option_store *store, const struct option_entry *entry,
+                             const char *source, const char *text, void *settings,
+                             struct error *error)
+{
+    char *field = (char *)settings + entry->offset;
+    char *end = NULL;
+    errno = 0;
+    switch (entry->type) {
+    case OPTION_CHOICE:
+        if (!text_is_one_of(text, entry->choices))
+            return refuse(entry, source, text, error);
+        /* fall through */
+    case OPTION_STRING: {
+        const char *copy = arena_string(store->arena, text, strlen(text));
+        if (copy == NULL)
+            return error_set(error, STATUS_NO_MEMORY, "%s: out of memory", source);
+        *(const char **)(void *)field = copy;
+        return STATUS_OK;
+    }
+    case OPTION_INT: {
+        long value = strtol(text, &end, 10);
+        if (errno || end == text || *end || value < INT32_MIN || value > INT32_MAX ||
+            !in_range(entry, (double)value))
+            return refuse(entry, source, text, error);
+        *(int *)(void *)field = (int)value;
+        return STATUS_OK;
+    }
+    case OPTION_SIZE: {
+        uint64_t value;
+        if (!parse_size(text, &value) || !in_range(entry, (double)value))
+            return refuse(entry, source, text, error);
+        *(uint64_t *)(void *)field = value;
+        return STATUS_OK;
+    }
+    case OPTION_DOUBLE: {
+        double value = strtod(text, &end);
+        if (errno || end == text || *end || !isfinite(value) || !in_range(entry, value))
+            return refuse(entry, source, text, error);
+        *(double *)(void *)field = value;
+        return STATUS_OK;
+    }
+    case OPTION_FLAG:
+        if (!parse_flag(text, (bool *)(void *)field))
+            return refuse(entry, source, text, error);
+        return STATUS_OK;
+    }
+    return STATUS_INTERNAL;
+}
+
+/* ---- sources ---- */
+
+static const struct option_entry *entry_find(const struct option_table *table, const char *name)
+{
+    for (size_t i = 0; i < table->count; i++) {
+        const struct option_entry *entry = &table->entries[i];
+        if (strcmp(entry->name, name) == 0 ||
+            (entry->alias != NULL && strcmp(entry->alias, name) == 0))
+            return entry;
+    }
+    return NULL;
+}
+
+static enum status load_defaults(const struct option_table *table, struct option_store *store,
+                                 void *settings, struct error *error)
+{
+    for (size_t i = 0; i < table->count; i++) {
+        enum status status = set_value(store, &table->entries[i], table->entries[i].name,
+                                       table->entries[i].fallback, settings, error);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static enum status load_environment(const struct option_table *table, struct option_store *store,
+                                    void *settings, struct error *error)
+{
+    if (table->environment == NULL)
+        return STATUS_OK;
+    for (size_t i = 0; i < table->count; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "%s_%s", table->environment, table->entries[i].name);
+        for (char *at = name; *at; at++)
+            *at = *at == '-' ? '_' : (char)toupper((unsigned char)*at);
+        const char *text = getenv(name);
+        if (text == NULL)
+            continue;
+        char source[128];
+        snprintf(source, sizeof source, "environment variable %s", name);
+        enum status status = set_value(store, &table->entries[i], source, text, settings, error);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+/* A flat mapping of scalars; anything else is refused with its line. */
+static enum status load_events(yaml_parser_t *parser, const char *path,
+                               const struct option_table *table, struct option_store *store,
+                               void *settings, struct error *error)
+{
+    const struct option_entry *entry = NULL;
+    bool inside = false, seen[ENTRIES_MAX] = {false};
+    for (bool done = false; !done;) {
+        yaml_event_t event;
+        if (!yaml_parser_parse(parser, &event))
+            return error_set(error, STATUS_CONFIG, "%s: line %zu: %s", path,
+                             parser->problem_mark.line + 1, parser->problem);
+        enum status status = STATUS_OK;
+        size_t line = event.start_mark.line + 1;
+        if (event.type == YAML_MAPPING_START_EVENT && !inside) {
+            inside = true;
+        } else if (event.type == YAML_SCALAR_EVENT && inside) {
+            const char *text = (const char *)event.data.scalar.value;
+            char source[512];
+            if (entry != NULL) {
+                snprintf(source, sizeof source, "%s: line %zu: %s", path, line, entry->name);
+                status = set_value(store, entry, source, text, settings, error);
+                entry = NULL;
+            } else if ((entry = entry_find(table, text)) == NULL) {
+                status = error_set(error, STATUS_CONFIG, "%s: line %zu: unknown option \"%s\"",
+                                   path, line, text);
+            } else if (seen[entry - table->entries]) {
+                status = error_set(error, STATUS_CONFIG, "%s: line %zu: %s is given twice", path,
+                                   line, text);
+            } else {
+                seen[entry - table->entries] = true;
+            }
+        } else if (event.type == YAML_SEQUENCE_START_EVENT ||
+                   event.type == YAML_MAPPING_START_EVENT || event.type == YAML_ALIAS_EVENT ||
+                   event.type == YAML_SCALAR_EVENT) {
+            status =
+                error_set(error, STATUS_CONFIG,
+                          "%s: line %zu: expected a flat mapping \"option: value\"", path, line);
+        }
+        done = event.type == YAML_STREAM_END_EVENT;
+        yaml_event_delete(&event);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static enum status load_file(const struct option_table *table, const char *path,
+                             struct option_store *store, void *settings, struct error *error)
+{
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return error_set(error, STATUS_CONFIG, "%s: %s", path, strerror(errno));
+    enum status status;
+    char *text = arena_allocate(store->arena, CONFIG_BYTES_MAX + 1, 1);
+    size_t length = text ? fread(text, 1, CONFIG_BYTES_MAX + 1, file) : 0;
+    yaml_parser_t parser;
+    if (text == NULL || !yaml_parser_initialize(&parser)) {
+        status = error_set(error, STATUS_NO_MEMORY, "%s: out of memory", path);
+        goto close_file;
+    }
+    if (ferror(file) || length > CONFIG_BYTES_MAX) {
+        status =
+            error_set(error, STATUS_CONFIG, "%s: cannot be read, or is larger than 1 MiB", path);
+        goto delete_parser;
+    }
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, length);
+    status = load_events(&parser, path, table, store, settings, error);
+delete_parser:
+    yaml_parser_delete(&parser);
+close_file:
+    fclose(file);
+    return status;
+}
+
+/* One pass over the command line; with `only` it takes that option alone and skips the others. */
+static enum status load_arguments(const struct option_table *table, const struct option_entry *only,
+                                  int argc, char **argv, struct option_store *store, void *settings,
+                                  struct error *error)
+{
+    struct option options[2 * ENTRIES_MAX + 1] = {{0}};
+    size_t count = 0;
+    for (size_t i = 0; i < table->count; i++) {
+        const char *names[] = {table->entries[i].name, table->entries[i].alias};
+        for (int k = 0; k < 2 && names[k] != NULL; k++)
+            options[count++] = (struct option){
+                .name = names[k],
+                .has_arg =
+                    table->entries[i].type == OPTION_FLAG ? optional_argument : required_argument,
+                .val = (int)i + 1,
+            };
+    }
+    optind = 0; /* a fresh scan */
+    opterr = 0;
+    for (int value; (value = getopt_long(argc, argv, "-:", options, NULL)) != -1;) {
+        const struct option_entry *entry;
+        const char *text = optarg;
+        if (value == 1 && table->positional != NULL) {
+            entry = entry_find(table, table->positional);
+        } else if (value == 1) {
+            return error_set(error, STATUS_CONFIG, "unexpected argument \"%s\"", optarg);
+        } else if (value == ':') {
+            return error_set(error, STATUS_CONFIG, "%s needs a value", argv[optind - 1]);
+        } else if (value == '?') {
+            return error_set(error, STATUS_CONFIG, "unknown or ambiguous option %s",
+                             argv[optind - 1]);
+        } else {
+            entry = &table->entries[value - 1];
+            if (text == NULL)
+                text = "true";
+        }
+        char source[128];
+        snprintf(source, sizeof source, "--%s", entry->name);
+        if (only != NULL && entry != only)
+            continue;
+        enum status status = set_value(store, entry, source, text, settings, error);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+enum status option_load(const struct option_table *table, int argc, char **argv, void *settings,
+                        struct option_store **out, struct error *error)
+{
+    if (table->count > ENTRIES_MAX)
+        return error_set(error, STATUS_INTERNAL, "option table of %s is too long", table->program);
+    struct option_store *store = calloc(1, sizeof *store);
+    if (store == NULL || (store->arena = arena_create(STORE_BYTES_MAX)) == NULL) {
+        free(store);
+        return error_set(error, STATUS_NO_MEMORY, "options: out of memory");
+    }
+    enum status status = load_defaults(table, store, settings, error);
+    const struct option_entry *config = entry_find(table, "config");
+    if (status == STATUS_OK && config != NULL) {
+        status = load_environment(table, store, settings, error);
+        if (status == STATUS_OK)
+            status = load_arguments(table, config, argc, argv, store, settings, error);
+        const char *path = *(const char **)(void *)((char *)settings + config->offset);
+        if (status == STATUS_OK && path[0] != '\0')
+            status = load_file(table, path, store, settings, error);
+    }
+    if (status == STATUS_OK)
+        status = load_environment(table, store, settings, error);
+    if (status == STATUS_OK)
+        status = load_arguments(table, NULL, argc, argv, store, settings, error);
+    if (status != STATUS_OK) {
+        option_free(store);
+        return status;
+    }
+    *out = store;
+    return STATUS_OK;
+}
+
+void option_free(struct option_store *store)
+{
+    if (store == NULL)
+        return;
+    arena_destroy(store->arena);
+    free(store);
+}
+
+/* ---- documents ---- */
+
+void option_help(const struct option_table *table, FILE *out)
+{
+    fprintf(out, "%s\n\nOptions (also in a file given by --config, as \"name: value\"",
+            table->synopsis);
+    if (table->environment != NULL)
+        fprintf(out, ", and as environment variables %s_NAME", table->environment);
+    fprintf(out, "):\n");
+    for (size_t i = 0; i < table->count; i++) {
+        const struct option_entry *entry = &table->entries[i];
+        fprintf(out, "  --%s", entry->name);
+        if (entry->alias != NULL)
+            fprintf(out, ", --%s", entry->alias);
+        if (entry->type == OPTION_CHOICE)
+            fprintf(out, " {%s}", entry->choices);
+        else if (entry->value != NULL)
+            fprintf(out, " %s", entry->value);
+        fprintf(out, "\n        %s", entry->help);
+        if (entry->fallback[0] != '\0')
+            fprintf(out, " [%s]", entry->fallback);
+        fputc('\n', out);
+    }
+}
+
+void option_document(const struct option_table *table, FILE *out)
+{
+    fprintf(out, "| option | default | what it does |\n|---|---|---|\n");
+    for (size_t i = 0; i < table->count; i++) {
+        const struct option_entry *entry = &table->entries[i];
+        fprintf(out, "| `--%s` | %s%s%s | %s |\n", entry->name, entry->fallback[0] ? "`" : "",
+                entry->fallback, entry->fallback[0] ? "`" : "", entry->help);
+    }
+}
