@@ -12,6 +12,7 @@
 #include "daemon/base/arena.h"
 
 enum { CONFIG_BYTES_MAX = 1 << 20, STORE_BYTES_MAX = 16 << 20, ENTRIES_MAX = 256 };
+enum { FIRST_VALUE = 256 }; /* getopt results of table entries: past 1, ?, : */
 
 struct option_store {
     struct arena *arena;
@@ -269,7 +270,7 @@ static enum status load_arguments(const struct option_table *table, const struct
                 .name = names[k],
                 .has_arg =
                     table->entries[i].type == OPTION_FLAG ? optional_argument : required_argument,
-                .val = (int)i + 1,
+                .val = (int)i + FIRST_VALUE,
             };
     }
     optind = 0; /* a fresh scan */
@@ -287,7 +288,7 @@ static enum status load_arguments(const struct option_table *table, const struct
             return error_set(error, STATUS_CONFIG, "unknown or ambiguous option %s",
                              argv[optind - 1]);
         } else {
-            entry = &table->entries[value - 1];
+            entry = &table->entries[value - FIRST_VALUE];
             if (text == NULL)
                 text = "true";
         }

@@ -1,0 +1,179 @@
+/* Options: precedence of sources, types, ranges, and errors that name the source. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/base/option.h"
+
+struct values {
+    const char *config, *name, *mode;
+    int count;
+    uint64_t size;
+    double ratio;
+    bool flag;
+};
+
+#define AT(field) offsetof(struct values, field)
+static const struct option_entry entries[] = {
+    {"config", NULL, OPTION_STRING, "", "FILE", "file", 0, 0, NULL, AT(config)},
+    {"name", "alias", OPTION_STRING, "x", "TEXT", "name", 0, 0, NULL, AT(name)},
+    {"mode", NULL, OPTION_CHOICE, "auto", NULL, "mode", 0, 0, "auto|on|off", AT(mode)},
+    {"count-of", NULL, OPTION_INT, "3", "N", "count", 1, 9, NULL, AT(count)},
+    {"size", NULL, OPTION_SIZE, "1K", "BYTES", "size", 0, 0, NULL, AT(size)},
+    {"ratio", NULL, OPTION_DOUBLE, "0.5", "X", "ratio", 0, 1, NULL, AT(ratio)},
+    {"flag", NULL, OPTION_FLAG, "false", NULL, "flag", 0, 0, NULL, AT(flag)},
+};
+static const struct option_table table = {"t", "JETTEST", "t", entries, 7, "name"};
+
+static enum status load(const char *const *arguments, struct values *values,
+                        struct option_store **store, struct error *error)
+{
+    char *argv[16] = {(char *)"t"};
+    int argc = 1;
+    for (; arguments[argc - 1] != NULL; argc++)
+        argv[argc] = (char *)arguments[argc - 1];
+    return option_load(&table, argc, argv, values, store, error);
+}
+
+static char *write_file(const char *text)
+{
+    static char path[64];
+    strcpy(path, "/tmp/jetd-option-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    close(fd);
+    return path;
+}
+
+static void defaults_hold(void **state)
+{
+    (void)state;
+    struct values values;
+    struct option_store *store;
+    struct error error = {0};
+    assert_int_equal(load((const char *[]){NULL}, &values, &store, &error), STATUS_OK);
+    assert_string_equal(values.name, "x");
+    assert_int_equal(values.count, 3);
+    assert_int_equal(values.size, 1024);
+    assert_true(values.ratio == 0.5);
+    assert_false(values.flag);
+    option_free(store);
+}
+
+static void sources_take_precedence_in_order(void **state)
+{
+    (void)state;
+    char *path = write_file("# comment\ncount-of: 4\nname: from-file\nmode: on\nsize: 2M\n");
+    setenv("JETTEST_CONFIG", path, 1);
+    setenv("JETTEST_COUNT_OF", "5", 1);
+    setenv("JETTEST_NAME", "from-environment", 1);
+    struct values values;
+    struct option_store *store;
+    struct error error = {0};
+    assert_int_equal(load((const char *[]){"--count-of", "6", "--flag", "--ratio=0.25", NULL},
+                          &values, &store, &error),
+                     STATUS_OK);
+    assert_int_equal(values.count, 6);
+    assert_string_equal(values.name, "from-environment");
+    assert_string_equal(values.mode, "on");
+    assert_int_equal(values.size, 2 << 20);
+    assert_true(values.ratio == 0.25);
+    assert_true(values.flag);
+    option_free(store);
+    assert_int_equal(load((const char *[]){"bare", NULL}, &values, &store, &error), STATUS_OK);
+    assert_string_equal(values.name, "bare");
+    option_free(store);
+    unsetenv("JETTEST_CONFIG");
+    unsetenv("JETTEST_COUNT_OF");
+    unsetenv("JETTEST_NAME");
+    unlink(path);
+}
+
+static void bad_arguments_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments[3], *named;
+    } cases[] = {
+        {{"--count-of", "0"}, "--count-of"},    {{"--count-of", "10"}, "--count-of"},
+        {{"--count-of", "4x"}, "--count-of"},   {{"--count-of", "99999999999"}, "--count-of"},
+        {{"--count-of", ""}, "--count-of"},     {{"--size", "-1"}, "--size"},
+        {{"--size", "99999999999T"}, "--size"}, {{"--size", "1KB"}, "--size"},
+        {{"--ratio", "nan"}, "--ratio"},        {{"--ratio", "1.5"}, "--ratio"},
+        {{"--mode", "maybe"}, "auto|on|off"},   {{"--mode", "auto|on"}, "auto|on|off"},
+        {{"--flag=perhaps"}, "--flag"},         {{"--unknown", "1"}, "--unknown"},
+        {{"--count-of"}, "--count-of"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *arguments[] = {cases[i].arguments[0], cases[i].arguments[1], NULL};
+        struct values values;
+        struct option_store *store = NULL;
+        struct error error = {0};
+        assert_int_equal(load(arguments, &values, &store, &error), STATUS_CONFIG);
+        if (strstr(error.text, cases[i].named) == NULL)
+            fail_msg("case %zu: \"%s\" does not name %s", i, error.text, cases[i].named);
+    }
+}
+
+static void bad_files_are_named_with_their_line(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"count-of: 3\nnonsense: 1\n", "line 2: unknown option \"nonsense\""},
+        {"count-of: [1, 2]\n", "line 1"},
+        {"count-of: 12\n", "line 1: count-of"},
+        {"name: a\nname: b\n", "line 2: name is given twice"},
+        {"- a\n- b\n", "line 1"},
+        {"name: \"unfinished\n", "line"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *path = write_file(cases[i][0]);
+        struct values values;
+        struct option_store *store = NULL;
+        struct error error = {0};
+        load((const char *[]){"--config", path, NULL}, &values, &store, &error);
+        if (error.status != STATUS_CONFIG)
+            fail_msg("case %zu was taken", i);
+        if (strstr(error.text, path) == NULL || strstr(error.text, cases[i][1]) == NULL)
+            fail_msg("case %zu: \"%s\" does not say %s", i, error.text, cases[i][1]);
+        unlink(path);
+    }
+    struct values values;
+    struct option_store *store = NULL;
+    struct error error = {0};
+    assert_int_equal(
+        load((const char *[]){"--config", "/nonexistent/file", NULL}, &values, &store, &error),
+        STATUS_CONFIG);
+    assert_non_null(strstr(error.text, "/nonexistent/file"));
+}
+
+static void help_lists_every_option(void **state)
+{
+    (void)state;
+    char text[4096] = "";
+    FILE *out = fmemopen(text, sizeof text, "w");
+    option_help(&table, out);
+    fclose(out);
+    for (size_t i = 0; i < table.count; i++)
+        assert_non_null(strstr(text, entries[i].name));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_hold),
+        cmocka_unit_test(sources_take_precedence_in_order),
+        cmocka_unit_test(bad_arguments_are_named),
+        cmocka_unit_test(bad_files_are_named_with_their_line),
+        cmocka_unit_test(help_lists_every_option),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
