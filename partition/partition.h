@@ -162,6 +162,8 @@ enum status plan_make(const struct model_config *model, struct mesh mesh, struct
                       enum dtype activation, struct plan **plan, struct error *error);
 void plan_free(struct plan *plan);
 void plan_print(const struct plan *plan, FILE *out);
+/* The capacities of a step under this plan: what builder, executor and stage share. */
+void plan_step_shape(const struct plan *plan, struct step_shape *shape);
 
 /* ---- stage -------------------------------------------------------------------------------- */
 
