@@ -2,7 +2,8 @@
 
 #define AT(field) offsetof(struct settings, field)
 
-/* clang-format off: one option, one line of facts, one of help. */
+/* One option: a line of facts, a line of help. */
+/* clang-format off */
 static const struct option_entry entries[] = {
     {"config", NULL, OPTION_STRING, "", "FILE",
      "read options from this YAML file", 0, 0, NULL, AT(config)},

@@ -1,0 +1,83 @@
+/* jetd: options, signals, and which of the two roles this rank has. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/base/log.h"
+#include "daemon/coordinator.h"
+#include "daemon/executor.h"
+#include "daemon/rank.h"
+#include "daemon/settings.h"
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* Signals are taken by the coordinator's sigtimedwait. Workers leave them pending on purpose: a
+ * drain is rank 0's to decide, and they end when its stop step comes. Blocked before any thread is
+ * made, so that every thread inherits it. */
+static void block_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static enum log_level level_of(const char *name)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(names[i], name) == 0)
+            return (enum log_level)i;
+    return LOG_INFO;
+}
+
+static int run(const struct settings *settings)
+{
+    struct rank rank;
+    struct error error = {0};
+    enum status status = rank_open(settings, &rank, &error);
+    if (status == STATUS_OK) {
+        status = rank.fabric->rank == 0
+                     ? coordinator_run(settings, &rank, &error)
+                     : executor_serve(rank.stage, rank.fabric, &rank.shape, &error);
+        rank_close(&rank);
+    }
+    if (status == STATUS_OK)
+        return EXIT_OK;
+    log_error("%s: %s", status_name(status), error.text);
+    return status == STATUS_CONFIG ? EXIT_USAGE : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    struct settings settings;
+    struct option_store *store;
+    struct error error = {0};
+    if (option_load(&settings_table, argc, argv, &settings, &store, &error) != STATUS_OK) {
+        fprintf(stderr, "jetd: %s\nTry 'jetd --help'.\n", error.text);
+        return EXIT_USAGE;
+    }
+    int size, own, local, result = EXIT_OK;
+    launcher_world(&size, &own, &local);
+    log_configure(level_of(settings.log_level), size > 1 ? own : -1, settings.log_json);
+    if (settings.help) {
+        option_help(&settings_table, stdout);
+    } else if (settings.document) {
+        option_document(&settings_table, stdout);
+    } else if (settings.version) {
+        printf("jetd %s\n", JETD_VERSION);
+    } else if (settings.plan) {
+        if (rank_print_plan(&settings, &error) != STATUS_OK) {
+            fprintf(stderr, "jetd: %s\n", error.text);
+            result = EXIT_USAGE;
+        }
+    } else {
+        block_signals();
+        result = run(&settings);
+    }
+    option_free(store);
+    return result;
+}

@@ -1,0 +1,338 @@
+#include "daemon/rank.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+
+/* ---- model -------------------------------------------------------------------------------- */
+
+/* The demo model stands beside the program: in an installed tree under share/, in a build tree
+ * under ops/ of the sources. */
+static bool find_demo(char *path, size_t room)
+{
+    char program[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length <= 0)
+        return false;
+    program[length] = '\0';
+    for (int up = 0; up < 6; up++) {
+        char *slash = strrchr(program, '/');
+        if (slash == NULL)
+            return false;
+        *slash = '\0';
+        static const char *const places[] = {"share/jetd/demo-model", "ops/demo-model"};
+        for (int i = 0; i < 2; i++) {
+            int used = snprintf(path, room, "%s/%s", program, places[i]);
+            if (used > 0 && (size_t)used < room && access(path, R_OK) == 0)
+                return true;
+        }
+    }
+    return false;
+}
+
+static enum status open_model(const struct settings *settings, struct rank *rank,
+                              struct error *error)
+{
+    if (settings->model_config[0] != '\0') {
+        if (settings->model[0] != '\0')
+            return error_set(error, STATUS_CONFIG, "--model and --model-config exclude each other");
+        return model_config_builtin(settings->model_config, &rank->model, error);
+    }
+    rank->folder = settings->model;
+    if (settings->model[0] == '\0') {
+        if (!find_demo(rank->found, sizeof rank->found))
+            return error_set(error, STATUS_CONFIG,
+                             "no --model was given and the demo model was not found");
+        rank->folder = rank->found;
+    }
+    return model_config_load(rank->folder, &rank->model, error);
+}
+
+static enum status open_checkpoint(const struct settings *settings, struct rank *rank,
+                                   struct error *error)
+{
+    if (strcmp(settings->load_format, "dummy") == 0)
+        return checkpoint_dummy(&rank->model, settings->seed, &rank->checkpoint, error);
+    if (rank->folder == NULL)
+        return error_set(error, STATUS_CONFIG,
+                         "--model-config has no weights: it needs --load-format dummy");
+    return checkpoint_open(rank->folder, &rank->model, &rank->checkpoint, error);
+}
+
+/* Rank 0 alone reads the tokenizer; the others learn the one number they need. */
+static enum status open_tokenizer(const struct settings *settings, struct rank *rank,
+                                  struct error *error)
+{
+    int32_t limit = rank->model.vocab;
+    if (rank->fabric->rank == 0) {
+        const char *folder = settings->tokenizer[0] != '\0' ? settings->tokenizer : rank->folder;
+        enum status status =
+            folder ? tokenizer_load(folder, &rank->tokenizer, error) : STATUS_NOT_FOUND;
+        if (status == STATUS_NOT_FOUND && settings->tokenizer[0] == '\0') {
+            error_clear(error);
+            log_warning("no tokenizer.json: this model is served by token ids alone");
+        } else if (status != STATUS_OK) {
+            return status;
+        } else if (tokenizer_size(rank->tokenizer) < limit) {
+            limit = tokenizer_size(rank->tokenizer);
+        } else if (tokenizer_size(rank->tokenizer) > limit) {
+            return error_set(error, STATUS_CONFIG,
+                             "tokenizer.json has ids up to %d, but the model's vocab_size is %d",
+                             tokenizer_size(rank->tokenizer) - 1, limit);
+        }
+    }
+    size_t length = 0;
+    enum status status =
+        rank->fabric->rank == 0
+            ? rank->fabric->ops->publish(rank->fabric, &limit, sizeof limit)
+            : rank->fabric->ops->await(rank->fabric, &limit, sizeof limit, &length);
+    if (status != STATUS_OK)
+        return error_set(error, status, "the ranks could not agree on a vocabulary");
+    rank->limit = limit;
+    return STATUS_OK;
+}
+
+/* ---- plan --------------------------------------------------------------------------------- */
+
+static struct limits limits_of(const struct settings *settings, uint64_t memory)
+{
+    return (struct limits){
+        .max_model_len = settings->max_model_len,
+        .max_num_seqs = settings->max_num_seqs,
+        .max_num_batched_tokens = settings->max_num_batched_tokens,
+        .block_tokens = settings->block_size,
+        .kv_blocks = settings->kv_blocks,
+        .memory_bytes = memory,
+    };
+}
+
+/* Tensor size 0 means what is left of `world`. */
+static enum status mesh_of(const struct settings *settings, int world, struct mesh *mesh,
+                           struct error *error)
+{
+    int64_t others = (int64_t)settings->pipeline * settings->context;
+    int64_t tensor = settings->tensor;
+    if (tensor == 0)
+        tensor = others <= world && world % others == 0 ? world / others : 1;
+    if (tensor * others != world)
+        return error_set(error, STATUS_CONFIG,
+                         "tensor %d x pipeline %d x context %d parallel is %lld ranks, but %d %s "
+                         "started",
+                         (int)tensor, settings->pipeline, settings->context,
+                         (long long)(tensor * others), world, world == 1 ? "was" : "were");
+    *mesh = (struct mesh){
+        .tensor = (int)tensor, .context = settings->context, .pipeline = settings->pipeline};
+    return STATUS_OK;
+}
+
+enum status rank_print_plan(const struct settings *settings, struct error *error)
+{
+    struct rank rank = {0};
+    struct mesh mesh;
+    int tensor = settings->tensor ? settings->tensor : 1;
+    enum status status = open_model(settings, &rank, error);
+    if (status == STATUS_OK)
+        status = mesh_of(settings, tensor * settings->pipeline * settings->context, &mesh, error);
+    if (status != STATUS_OK)
+        return status;
+    bool cuda = strcmp(settings->device, "cuda") == 0;
+    uint64_t memory = settings->memory;
+    if (cuda && memory > 0)
+        memory = (uint64_t)((double)memory * settings->gpu_memory_utilization);
+    status = plan_make(&rank.model, mesh, limits_of(settings, memory),
+                       cuda ? DTYPE_BF16 : DTYPE_F32, &rank.plan, error);
+    if (status == STATUS_OK)
+        plan_print(rank.plan, stdout);
+    plan_free(rank.plan);
+    return status;
+}
+
+/* What ranks must agree on before a token is served. */
+struct agreement {
+    uint64_t plan, checkpoint;
+    int32_t limit, unused;
+    char version[16];
+};
+
+static enum status agree(const struct rank *rank, struct error *error)
+{
+    struct agreement own = {
+        .plan = rank->plan->digest,
+        .checkpoint = checkpoint_digest(rank->checkpoint),
+        .limit = rank->limit,
+    };
+    strncpy(own.version, JETD_VERSION, sizeof own.version - 1);
+    return fabric_agree(rank->fabric, &own, sizeof own, "model, plan or version", error);
+}
+
+/* ---- fabric and device -------------------------------------------------------------------- */
+
+static enum status open_fabric(const struct settings *settings, struct rank *rank,
+                               struct error *error)
+{
+    int size, own, local;
+    launcher_world(&size, &own, &local);
+    struct fabric_options options = {
+        .heartbeat_timeout = settings->heartbeat_timeout,
+        .step_timeout = settings->step_timeout,
+    };
+    enum status status = mesh_of(settings, size, &options.mesh, error);
+    if (status != STATUS_OK)
+        return status;
+    bool alone = strcmp(settings->fabric, "self") == 0 ||
+                 (strcmp(settings->fabric, "auto") == 0 && size == 1);
+    if (alone && size > 1)
+        return error_set(error, STATUS_CONFIG, "--fabric self has one rank, but %d were started",
+                         size);
+    return alone ? fabric_open_self(&options, &rank->fabric, error)
+                 : fabric_open_mpi(&options, &rank->fabric, error);
+}
+
+static enum status open_device(const struct settings *settings, struct rank *rank,
+                               struct error *error)
+{
+    int size, own, local;
+    launcher_world(&size, &own, &local);
+    struct device_options options = {
+        .ordinal = local,
+        .threads = settings->threads,
+        .max_tokens = settings->max_num_batched_tokens,
+        .max_sequences = settings->max_num_seqs,
+        .batch_invariant = settings->batch_invariant,
+    };
+    bool automatic = strcmp(settings->device, "auto") == 0;
+    rank->backend = backend_find(automatic ? "cuda" : settings->device);
+    enum status status = rank->backend->open(&options, &rank->device, error);
+    if (status == STATUS_CONFIG && automatic) {
+        log_info("no usable GPU (%s): running on the cpu", error->text);
+        error_clear(error);
+        rank->backend = backend_find("cpu");
+        status = rank->backend->open(&options, &rank->device, error);
+    }
+    return status;
+}
+
+/* Device collectives over NCCL where several ranks have a GPU each. */
+static enum status attach_fabric(const struct settings *settings, struct rank *rank,
+                                 struct error *error)
+{
+    struct fabric_memory memory = {.backend = rank->backend, .device = rank->device};
+    bool cuda = strcmp(rank->backend->name, "cuda") == 0;
+    bool several = mesh_size(rank->fabric->mesh) > 1;
+    if (strcmp(settings->fabric, "nccl") == 0 ||
+        (strcmp(settings->fabric, "auto") == 0 && cuda && several))
+        return fabric_open_nccl(rank->fabric, &memory, &rank->fabric, error);
+    return fabric_attach(rank->fabric, &memory);
+}
+
+static enum status memory_limit(const struct settings *settings, struct rank *rank,
+                                uint64_t *memory)
+{
+    *memory = settings->memory;
+    if (*memory != 0 || strcmp(rank->backend->name, "cuda") != 0)
+        return STATUS_OK;
+    size_t available, total;
+    enum status status = rank->backend->memory(rank->device, &available, &total);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t share = (uint64_t)((double)total * settings->gpu_memory_utilization);
+    *memory = share < available ? share : available;
+    return STATUS_OK;
+}
+
+/* ---- all of it ---------------------------------------------------------------------------- */
+
+/* A line every few seconds while weights are read. */
+static void report_progress(void *context, uint64_t done, uint64_t total)
+{
+    int64_t *next = context;
+    if (clock_now() < *next)
+        return;
+    *next = clock_now() + 2 * CLOCK_SECOND;
+    log_info("loading: %.1f of %.1f GB (%.0f %%)", (double)done * 1e-9, (double)total * 1e-9,
+             total ? 100.0 * (double)done / (double)total : 100.0);
+}
+
+static enum status open_stage(struct rank *rank, struct error *error)
+{
+    int64_t started = clock_now(), next = started + CLOCK_SECOND;
+    struct stage_options options = {
+        .plan = rank->plan,
+        .checkpoint = rank->checkpoint,
+        .backend = rank->backend,
+        .device = rank->device,
+        .fabric = rank->fabric,
+        .limit = rank->limit,
+        .progress = report_progress,
+        .progress_context = &next,
+    };
+    enum status status = stage_open(&options, &rank->stage, error);
+    if (status == STATUS_OK)
+        log_info("loaded %.2f GB of weights in %.1f s",
+                 (double)rank->plan->rank[rank->fabric->rank].weight_bytes * 1e-9,
+                 clock_seconds(clock_now() - started));
+    return status;
+}
+
+static enum status open_parts(const struct settings *settings, struct rank *rank,
+                              struct error *error)
+{
+    enum status status = open_fabric(settings, rank, error);
+    if (status == STATUS_OK)
+        status = open_device(settings, rank, error);
+    if (status == STATUS_OK)
+        status = attach_fabric(settings, rank, error);
+    if (status == STATUS_OK)
+        status = open_model(settings, rank, error);
+    if (status == STATUS_OK)
+        status = open_tokenizer(settings, rank, error);
+    if (status == STATUS_OK)
+        status = open_checkpoint(settings, rank, error);
+    uint64_t memory = 0;
+    if (status == STATUS_OK)
+        status = memory_limit(settings, rank, &memory);
+    if (status == STATUS_OK)
+        status = plan_make(&rank->model, rank->fabric->mesh, limits_of(settings, memory),
+                           rank->backend->activation, &rank->plan, error);
+    if (status != STATUS_OK)
+        return status;
+    plan_step_shape(rank->plan, &rank->shape);
+    status = agree(rank, error);
+    if (status == STATUS_OK)
+        status = open_stage(rank, error);
+    if (status == STATUS_OK && rank->fabric->ops->barrier(rank->fabric) != STATUS_OK)
+        status = error_set(error, STATUS_PEER_LOST, "a rank was lost while loading");
+    return status;
+}
+
+enum status rank_open(const struct settings *settings, struct rank *rank, struct error *error)
+{
+    *rank = (struct rank){0};
+    enum status status = open_parts(settings, rank, error);
+    if (status == STATUS_OK)
+        return STATUS_OK;
+    error_set(error, status, "%s", status_name(status)); /* keeps a text that is there */
+    if (rank->fabric != NULL && mesh_size(rank->fabric->mesh) > 1)
+        rank->fabric->ops->abort(rank->fabric, error->text);
+    rank_close(rank);
+    return status;
+}
+
+void rank_close(struct rank *rank)
+{
+    if (rank->stage != NULL)
+        stage_close(rank->stage);
+    plan_free(rank->plan);
+    if (rank->checkpoint != NULL)
+        checkpoint_close(rank->checkpoint);
+    if (rank->tokenizer != NULL)
+        tokenizer_free(rank->tokenizer);
+    fabric_close(rank->fabric);
+    if (rank->device != NULL)
+        rank->backend->close(rank->device);
+    *rank = (struct rank){0};
+}

@@ -1,0 +1,33 @@
+/* What every rank opens at start, in order: fabric, device, model, plan, weights. The coordinator
+ * (rank 0) and the workers build on it. Any failure ends the whole cluster with one message. */
+#ifndef JETD_DAEMON_RANK_H
+#define JETD_DAEMON_RANK_H
+
+#include "daemon/settings.h"
+#include "daemon/tokenizer.h"
+#include "partition/partition.h"
+
+struct rank {
+    struct fabric *fabric;
+    const struct backend *backend;
+    struct device *device;
+    const char *folder; /* of the checkpoint; NULL: dummy weights of a built-in shape */
+    char found[4096];   /* the demo model's folder, when none was given */
+    struct model_config model;
+    struct tokenizer *tokenizer; /* rank 0 only; NULL: token ids alone */
+    int limit;                   /* ids from here on are never sampled */
+    struct checkpoint *checkpoint;
+    struct plan *plan;
+    struct step_shape shape;
+    struct stage *stage;
+};
+
+/* --plan: the plan alone, for any mesh, without device, fabric or weights. */
+enum status rank_print_plan(const struct settings *settings, struct error *error);
+
+/* Opens all of it. On failure everything is closed again and, if the fabric was up, the other
+ * ranks were told. */
+enum status rank_open(const struct settings *settings, struct rank *rank, struct error *error);
+void rank_close(struct rank *rank);
+
+#endif
