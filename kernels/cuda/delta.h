@@ -1,0 +1,10 @@
+/* The forms of the gated delta rule; delta.cu chooses. */
+#ifndef JETD_KERNELS_CUDA_DELTA_H
+#define JETD_KERNELS_CUDA_DELTA_H
+
+#include "kernels/cuda/device.h"
+
+/* Any shape, sequences [from, to): the recurrence, token by token, state in shared memory. */
+enum status delta_any(struct device *device, const struct delta_op *op, int from, int to);
+
+#endif

@@ -1,0 +1,19 @@
+/* device.cu's entries of the table. */
+#ifndef JETD_KERNELS_CUDA_MEMORY_H
+#define JETD_KERNELS_CUDA_MEMORY_H
+
+#include "kernels/cuda/device.h"
+
+enum status device_open(const struct device_options *options, struct device **out,
+                        struct error *error);
+void device_close(struct device *device);
+enum status device_memory(struct device *device, size_t *available, size_t *total);
+enum status device_allocate(struct device *device, size_t bytes, void **memory);
+void device_release(struct device *device, void *memory);
+enum status device_upload(struct device *device, void *to, const void *from_host, size_t bytes);
+enum status device_download(struct device *device, void *to_host, const void *from, size_t bytes);
+enum status device_copy(struct device *device, void *to, const void *from, size_t bytes);
+enum status device_zero(struct device *device, void *to, size_t bytes);
+enum status device_synchronize(struct device *device);
+
+#endif
