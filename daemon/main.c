@@ -6,6 +6,7 @@
 #include "daemon/base/log.h"
 #include "daemon/coordinator.h"
 #include "daemon/executor.h"
+#include "daemon/local.h"
 #include "daemon/rank.h"
 #include "daemon/settings.h"
 
@@ -38,8 +39,10 @@ static int run(const struct settings *settings)
 {
     struct rank rank;
     struct error error = {0};
-    enum status status = rank_open(settings, &rank, &error);
-    if (status == STATUS_OK) {
+    enum status status;
+    if (strcmp(settings->fabric, "threads") == 0) {
+        status = local_run(settings, &error);
+    } else if ((status = rank_open(settings, NULL, &rank, &error)) == STATUS_OK) {
         status = rank.fabric->rank == 0
                      ? coordinator_run(settings, &rank, &error)
                      : executor_serve(rank.stage, rank.fabric, &rank.shape, &error);

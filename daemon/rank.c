@@ -111,8 +111,8 @@ static struct limits limits_of(const struct settings *settings, uint64_t memory)
 }
 
 /* Tensor size 0 means what is left of `world`. */
-static enum status mesh_of(const struct settings *settings, int world, struct mesh *mesh,
-                           struct error *error)
+enum status rank_mesh(const struct settings *settings, int world, struct mesh *mesh,
+                      struct error *error)
 {
     int64_t others = (int64_t)settings->pipeline * settings->context;
     int64_t tensor = settings->tensor;
@@ -136,7 +136,7 @@ enum status rank_print_plan(const struct settings *settings, struct error *error
     int tensor = settings->tensor ? settings->tensor : 1;
     enum status status = open_model(settings, &rank, error);
     if (status == STATUS_OK)
-        status = mesh_of(settings, tensor * settings->pipeline * settings->context, &mesh, error);
+        status = rank_mesh(settings, tensor * settings->pipeline * settings->context, &mesh, error);
     if (status != STATUS_OK)
         return status;
     bool cuda = strcmp(settings->device, "cuda") == 0;
@@ -180,7 +180,7 @@ static enum status open_fabric(const struct settings *settings, struct rank *ran
         .heartbeat_timeout = settings->heartbeat_timeout,
         .step_timeout = settings->step_timeout,
     };
-    enum status status = mesh_of(settings, size, &options.mesh, error);
+    enum status status = rank_mesh(settings, size, &options.mesh, error);
     if (status != STATUS_OK)
         return status;
     bool alone = strcmp(settings->fabric, "self") == 0 ||
@@ -281,7 +281,9 @@ static enum status open_stage(struct rank *rank, struct error *error)
 static enum status open_parts(const struct settings *settings, struct rank *rank,
                               struct error *error)
 {
-    enum status status = open_fabric(settings, rank, error);
+    enum status status = STATUS_OK;
+    if (rank->fabric == NULL)
+        status = open_fabric(settings, rank, error);
     if (status == STATUS_OK)
         status = open_device(settings, rank, error);
     if (status == STATUS_OK)
@@ -309,9 +311,10 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
     return status;
 }
 
-enum status rank_open(const struct settings *settings, struct rank *rank, struct error *error)
+enum status rank_open(const struct settings *settings, struct fabric *fabric, struct rank *rank,
+                      struct error *error)
 {
-    *rank = (struct rank){0};
+    *rank = (struct rank){.fabric = fabric};
     enum status status = open_parts(settings, rank, error);
     if (status == STATUS_OK)
         return STATUS_OK;

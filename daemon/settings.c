@@ -24,7 +24,7 @@ static const struct option_entry entries[] = {
     {"device", NULL, OPTION_CHOICE, "auto", NULL,
      "where the arithmetic runs; auto: cuda where a GPU answers, else cpu", 0, 0, "auto|cpu|cuda", AT(device)},
     {"fabric", NULL, OPTION_CHOICE, "auto", NULL,
-     "how ranks talk; auto: self for one rank, nccl for several with cuda, else mpi", 0, 0, "auto|self|mpi|nccl", AT(fabric)},
+     "how ranks talk; auto: self for one rank, nccl for several with cuda, else mpi; threads: all ranks in this process", 0, 0, "auto|self|threads|mpi|nccl", AT(fabric)},
     {"tensor-parallel-size", "tp", OPTION_INT, "0", "N",
      "ranks that share every layer; 0: what the other two axes leave of the ranks started", 0, 4096, NULL, AT(tensor)},
     {"pipeline-parallel-size", "pp", OPTION_INT, "1", "N",
