@@ -2,7 +2,7 @@
  * client and no clock.
  *
  *   model      config.json and generation_config.json, checked        (config.c)
- *   checkpoint a folder of safetensors, mapped and checked             (checkpoint.c)
+ *   checkpoint a folder of safetensors, checked, read by pieces        (checkpoint.c)
  *   plan       model + mesh + limits -> who holds and computes what    (plan.c), pure
  *   stage      one rank's run of layers, its weights and its state     (stage.c and layer files)
  *   step       flat bytes of one step, the same on every rank          (step.h, batch.c) */
@@ -76,15 +76,15 @@ struct tensor_entry {
     enum dtype dtype;
     int dims;
     uint64_t shape[TENSOR_DIMS_MAX];
-    const void *data; /* mapped; unaligned */
     uint64_t bytes;
-    const char *file;
-    uint64_t offset; /* of data in the file */
+    const char *file; /* "dummy" where there is none */
+    uint64_t offset;  /* of the data in the file */
+    int shard;        /* number of the file in the checkpoint */
 };
 
 struct checkpoint;
 
-/* Maps and checks every shard and the index, and compares the tensors with what `config` needs
+/* Opens and checks every shard and the index, and compares the tensors with what `config` needs
  * (names, shapes, none missing, none extra). Errors name file, tensor and offset. */
 enum status checkpoint_open(const char *folder, const struct model_config *config,
                             struct checkpoint **checkpoint, struct error *error);
