@@ -211,6 +211,7 @@ static void place_head(const struct plan *plan, const struct rank_plan *rank, st
     s->bans = region_take(r, (uint64_t)shape.max_bans, sizeof(int32_t));
     s->head_rows = region_take(r, HEAD_TILE * hidden, act);
     s->head_normed = region_take(r, HEAD_TILE * hidden, act);
+    s->raw = region_take(r, HEAD_TILE * vocab, sizeof(float));
     s->logits = region_take(r, HEAD_TILE * vocab, sizeof(float));
     s->summary = region_take(r, HEAD_TILE, sizeof(struct logit_summary));
     s->targets = region_take(r, HEAD_TILE, sizeof(int32_t));
@@ -227,17 +228,18 @@ static void place_head(const struct plan *plan, const struct rank_plan *rank, st
     s->counts = region_take(r, (uint64_t)shape.slots * vocab, sizeof(uint32_t));
 }
 
+uint64_t layout_meta(int sequences, int tokens)
+{
+    return 3 * round_up((uint64_t)sequences + 1, META_ALIGN) +
+           3 * round_up((uint64_t)tokens, META_ALIGN);
+}
+
 void layout_scratch(const struct plan *plan, const struct rank_plan *rank, struct region *r,
                     struct stage_scratch *s)
 {
     uint64_t tokens = (uint64_t)plan->limits.max_num_batched_tokens;
     uint64_t sequences = (uint64_t)plan->limits.max_num_seqs;
-    s->starts = region_take(r, sequences + 1, sizeof(int32_t));
-    s->slots = region_take(r, sequences, sizeof(int32_t));
-    s->contexts = region_take(r, sequences, sizeof(int32_t));
-    s->token_sequence = region_take(r, tokens, sizeof(int32_t));
-    s->token_position = region_take(r, tokens, sizeof(int32_t));
-    s->source = region_take(r, tokens, sizeof(int32_t));
+    s->meta = region_take(r, layout_meta((int)sequences, (int)tokens), sizeof(int32_t));
     s->ids = region_take(r, tokens, sizeof(int32_t));
     s->last = region_take(r, sequences, sizeof(int32_t));
     s->table = region_take(r, sequences * (uint64_t)plan->max_blocks_per_sequence, sizeof(int32_t));

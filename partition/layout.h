@@ -8,6 +8,7 @@
 
 enum {
     REGION_ALIGN = 256,
+    META_ALIGN = 32,       /* integers between the step's packed arrays */
     HEAD_TILE = 64,        /* rows of logits held at once */
     PROJECTION_ALIGN = 16, /* columns of a merged projection */
     STEP_BIASES_PER_SEQUENCE = 1024,
@@ -82,11 +83,10 @@ struct stage_state {
  */
 
 struct stage_scratch {
-    /* the step's arrays; sizes as in struct ragged */
-    int32_t *starts, *slots, *contexts, *token_sequence, *token_position;
-    int32_t *source, *ids; /* [tokens] */
-    int32_t *last;         /* [slots] newest sampled token; kept between steps */
-    int32_t *table;        /* [slots, max_blocks_per_sequence]; kept between steps */
+    int32_t *meta;  /* the step's arrays of struct ragged, packed per step by ragged.c */
+    int32_t *ids;   /* [tokens] */
+    int32_t *last;  /* [slots] newest sampled token; kept between steps */
+    int32_t *table; /* [slots, max_blocks_per_sequence]; kept between steps */
     int32_t *remember_slots, *remember_tokens; /* [rows] */
     /* activations */
     void *x, *normed, *delta; /* [tokens, hidden] */
@@ -100,6 +100,7 @@ struct stage_scratch {
     int32_t *bans;                 /* [bans] */
     void *head_rows;               /* [HEAD_TILE, hidden] */
     void *head_normed;             /* [HEAD_TILE, hidden] */
+    float *raw;                    /* [HEAD_TILE, vocab rows] logits before adjustment */
     float *logits;                 /* [HEAD_TILE, vocab rows] */
     struct logit_summary *summary; /* [HEAD_TILE] */
     int32_t *targets;              /* [HEAD_TILE] */
@@ -113,6 +114,9 @@ struct stage_scratch {
     int32_t *reset;                /* [sequences] */
     uint32_t *counts;              /* [slots, vocab rows] */
 };
+
+/* Integers of a step's packed arrays at most. */
+uint64_t layout_meta(int sequences, int tokens);
 
 /* The rank's view of the model, in the numbers that layers use. */
 struct jet_columns layout_jet_columns(const struct plan *plan, const struct rank_plan *rank);

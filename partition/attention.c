@@ -1,0 +1,91 @@
+/* An attn or swa layer's mixer on this rank's query heads and the kv heads that they use. */
+#include "partition/stage.h"
+
+static enum status rotate(struct stage *stage, int column, int heads, int ld)
+{
+    return stage->backend->rope(
+        stage->device,
+        &(struct rope_op){.tokens = stage->batch.tokens,
+                          .heads = heads,
+                          .head_dim = stage->plan->model.head_dim,
+                          .ld_x = ld,
+                          .positions = stage->batch.token_position,
+                          .frequencies = stage->weights.rope,
+                          .scale = stage->rope_scale,
+                          .x = stage_at(stage, stage->scratch.projected, (uint64_t)column)});
+}
+
+static struct kv_cache cache_of(const struct stage *stage, int index, bool ring)
+{
+    return (struct kv_cache){.data = stage->state.layer[index].cache,
+                             .kv_heads = span_size(stage->rank->kv_heads),
+                             .head_dim = stage->plan->model.head_dim,
+                             .block_tokens = stage->plan->limits.block_tokens,
+                             .table = stage->scratch.table,
+                             .ld_table = stage->plan->max_blocks_per_sequence,
+                             .ring = ring ? layout_ring(stage->plan) : 0};
+}
+
+/* Paged keys are stored first and all read from the cache; a ring would lose keys that the first
+ * new tokens still see, so it is written last. */
+static enum status attend(struct stage *stage, int index)
+{
+    const struct backend *backend = stage->backend;
+    const struct rank_plan *rank = stage->rank;
+    struct attention_columns at = layout_attention_columns(stage->plan, rank);
+    bool ring = layout_layer(stage->plan, rank, index) == LAYER_SWA;
+    void *projected = stage->scratch.projected;
+    struct kv_store_op store = {.batch = &stage->batch,
+                                .ld_kv = at.total,
+                                .k = stage_at(stage, projected, (uint64_t)at.k),
+                                .v = stage_at(stage, projected, (uint64_t)at.v),
+                                .cache = cache_of(stage, index, ring)};
+    struct attention_op attention = {.batch = &stage->batch,
+                                     .heads = span_size(rank->q_heads),
+                                     .group = rank->group,
+                                     .group_offset = rank->group_offset,
+                                     .ld_q = at.total,
+                                     .ld_kv = at.total,
+                                     .scale = stage->attention_scale,
+                                     .window = ring ? stage->plan->model.window : 0,
+                                     .q = projected,
+                                     .k = store.k,
+                                     .v = store.v,
+                                     .cache = store.cache,
+                                     .out = stage->scratch.mixed};
+    if (!ring)
+        TRY(backend->kv_store(stage->device, &store));
+    TRY(backend->attention(stage->device, &attention));
+    return ring ? backend->kv_store(stage->device, &store) : STATUS_OK;
+}
+
+enum status attention_run(struct stage *stage, int index)
+{
+    const struct backend *backend = stage->backend;
+    const struct attention_weights *w = &stage->weights.layer[index].attention;
+    struct stage_scratch *s = &stage->scratch;
+    struct attention_columns at = layout_attention_columns(stage->plan, stage->rank);
+    int tokens = stage->batch.tokens, hidden = stage->plan->model.hidden;
+    TRY(backend->gemm(stage->device, &(struct gemm_op){.rows = tokens,
+                                                       .columns = at.total,
+                                                       .depth = hidden,
+                                                       .ld_x = hidden,
+                                                       .ld_out = at.total,
+                                                       .x = s->normed,
+                                                       .weight = w->projection,
+                                                       .bias = w->bias,
+                                                       .out = s->projected}));
+    TRY(rotate(stage, at.q, span_size(stage->rank->q_heads), at.total));
+    TRY(rotate(stage, at.k, span_size(stage->rank->kv_heads), at.total));
+    TRY(attend(stage, index));
+    int width = at.k - at.q;
+    TRY(backend->gemm(stage->device, &(struct gemm_op){.rows = tokens,
+                                                       .columns = hidden,
+                                                       .depth = width,
+                                                       .ld_x = width,
+                                                       .ld_out = hidden,
+                                                       .x = s->mixed,
+                                                       .weight = w->output,
+                                                       .out = s->delta}));
+    return stage_reduce(stage, s->delta, (uint64_t)tokens * (uint64_t)hidden);
+}

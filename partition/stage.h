@@ -1,0 +1,75 @@
+/* Private: one rank's stage, and what its layer files share. A stage is used by one thread. */
+#ifndef JETD_PARTITION_STAGE_H
+#define JETD_PARTITION_STAGE_H
+
+#include "partition/layout.h"
+
+struct stage {
+    const struct plan *plan;
+    const struct rank_plan *rank;
+    const struct backend *backend;
+    struct device *device;
+    struct fabric *fabric;
+    int limit;             /* ids below this may be sampled */
+    float rope_scale;      /* on cos and sin */
+    float attention_scale; /* head_dim^-1/2 */
+    void *memory[4];       /* the regions of layout.h: weights, state, KV, scratch */
+    struct stage_weights weights;
+    struct stage_state state;
+    struct stage_scratch scratch;
+    struct ragged batch;   /* of the present step */
+    const int32_t *source; /* [tokens] of the present step, device */
+    /* host memory, all taken at open */
+    int32_t *meta;             /* as scratch.meta */
+    int32_t *slot_blocks;      /* [slots] blocks in the slot's table */
+    int32_t *slot_length;      /* [slots] tokens of the slot's sequence so far */
+    struct count_entry *entry; /* [tokens] */
+    int32_t *reset;            /* [sequences] */
+    int32_t *pairs;            /* [2 * rows] slots, then tokens to remember; row indices before */
+    struct sample_row *row;    /* [rows] */
+    struct head *head;         /* host side of the head, last stage only (head.h) */
+};
+
+/* `elements` of the activation dtype behind `base`. */
+static inline void *stage_at(const struct stage *stage, void *base, uint64_t elements)
+{
+    return (unsigned char *)base + elements * dtype_size(stage->plan->activation);
+}
+
+/* ragged.c: checks the step against the slots, extends their block tables and uploads the arrays
+ * of stage->batch. */
+enum status ragged_upload(struct stage *stage, const struct step *step, struct error *error);
+
+/* load.c: this rank's pieces of the checkpoint into stage->weights. */
+enum status weights_load(struct stage *stage, const struct stage_options *options,
+                         struct error *error);
+
+/* embed.c: x = embedding of the step's tokens, whole on every tensor rank. */
+enum status embed_run(struct stage *stage, const struct step *step);
+/* jet.c, attention.c: delta = mixer(normed), summed over tensor ranks; `index` within the stage. */
+enum status jet_run(struct stage *stage, int index);
+enum status attention_run(struct stage *stage, int index);
+/* mlp.c: delta = mlp(normed), summed. */
+enum status mlp_run(struct stage *stage, int index);
+/* Sums delta over the tensor ranks. */
+enum status stage_reduce(struct stage *stage, void *data, uint64_t count);
+
+/* head.c: logits and outcome of every row, the same on every tensor rank of the last stage. */
+enum status head_create(struct stage *stage);
+void head_destroy(struct stage *stage);
+enum status head_run(struct stage *stage, const struct step *step, struct step_result *results);
+/* tokens.c: counts of the step's literal tokens; last stage, before the head. */
+enum status tokens_count(struct stage *stage, const struct step *step);
+/* tokens.c: sampled tokens become the slots' newest, and are counted where penalties are on. */
+enum status tokens_remember(struct stage *stage, const struct step *step,
+                            const struct step_result *results);
+
+/* Passes a failure up. */
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        enum status try_status = (call);                                                           \
+        if (try_status != STATUS_OK)                                                               \
+            return try_status;                                                                     \
+    } while (0)
+
+#endif
