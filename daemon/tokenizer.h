@@ -12,7 +12,7 @@
 
 struct tokenizer;
 
-/* Reads tokenizer.json (and tokenizer_config.json's eos where present) of a checkpoint folder.
+/* Reads tokenizer.json of a checkpoint folder.
  * STATUS_NOT_FOUND: there is no tokenizer.json. Others name file and field. */
 enum status tokenizer_load(const char *folder, struct tokenizer **tokenizer, struct error *error);
 enum status tokenizer_parse(const char *name, const char *text, size_t length,
@@ -40,16 +40,26 @@ const char *tokenizer_bytes(const struct tokenizer *tokenizer, int32_t id, bool 
                             size_t *length);
 
 struct chat_message {
-    const char *role, *content;
+    const char *role, *content; /* role: system, user, assistant or tool; content may be NULL */
     size_t role_length, content_length;
+    const char *tool_calls; /* an assistant's: a JSON array, or NULL */
+    size_t tool_calls_length;
 };
 
 /* ChatML as Qwen2.5's template renders it (default system prompt, generation prompt), straight to
  * ids: control tokens come from the template only, text in `content` never becomes one.
- * INVALID_ARGUMENT names the message and field. */
+ * INVALID_ARGUMENT names the message and field; FAILED_PRECONDITION: the vocabulary lacks ChatML's
+ * tokens. */
 enum status tokenizer_chat(const struct tokenizer *tokenizer, const struct chat_message *messages,
                            size_t count, bool generation_prompt, struct arena *arena,
                            int32_t **ids, size_t *id_count, struct error *error);
+
+/* The same with `tools`, a JSON array of function descriptions, or NULL. */
+enum status tokenizer_chat_tools(const struct tokenizer *tokenizer,
+                                 const struct chat_message *messages, size_t count,
+                                 const char *tools, size_t tools_length, bool generation_prompt,
+                                 struct arena *arena, int32_t **ids, size_t *id_count,
+                                 struct error *error);
 
 /* ---- utf8.c ---- */
 
@@ -72,7 +82,9 @@ struct stream *stream_create(const struct stream_options *options);
 void stream_destroy(struct stream *stream);
 /* Adds one token. `*text` (valid until the next call) gets what is certain now: whole UTF-8
  * characters that no stop string can still claim. `*matched` >= 0: that stop string is complete; the
- * text before it (or with it) was released and the stream is at its end. */
+ * text before it (or with it) was released and the stream is at its end: further tokens give
+ * nothing. The stop string that is complete first wins, the longest among several that end at the
+ * same character: tokens' borders play no part. */
 enum status stream_push(struct stream *stream, int32_t id, const char **text, size_t *length,
                         int *matched);
 /* The end without a stop: releases what was held back, U+FFFD for an unfinished character. */

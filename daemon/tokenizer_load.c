@@ -1,0 +1,100 @@
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/tokenizer_fields.h"
+
+void tokenizer_free(struct tokenizer *tokenizer)
+{
+    if (tokenizer == NULL)
+        return;
+    text_free(&tokenizer->bytes);
+    text_free(&tokenizer->added_text);
+    free(tokenizer->tokens);
+    free(tokenizer->merges);
+    free(tokenizer->words);
+    free(tokenizer->added);
+    split_free(tokenizer->split);
+    free(tokenizer);
+}
+
+static enum status root_load(const json_t *root, struct tokenizer *tokenizer, struct error *error)
+{
+    const json_t *model = json_object_get(root, "model");
+    if (!json_is_object(root))
+        return error_set(error, STATUS_CORRUPT, "must be an object");
+    enum status status = fields_model(model, error);
+    if (status == STATUS_OK)
+        status = fields_normalizer(root, tokenizer, error);
+    if (status == STATUS_OK)
+        status = fields_pre_tokenizer(root, tokenizer, error);
+    if (status == STATUS_OK)
+        status = fields_decoder(root, error);
+    if (status == STATUS_OK)
+        status = vocab_load(model, json_object_get(root, "added_tokens"), tokenizer, error);
+    return status;
+}
+
+enum status tokenizer_parse(const char *name, const char *text, size_t length,
+                            struct tokenizer **tokenizer, struct error *error)
+{
+    struct error unasked = {0};
+    error = error == NULL ? &unasked : error;
+    if (length > TOKENIZER_FILE_MAX)
+        return error_set(error, STATUS_CORRUPT, "%s: %zu bytes, must be at most %d", name, length,
+                         TOKENIZER_FILE_MAX);
+    json_error_t where;
+    json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &where);
+    if (root == NULL)
+        return error_set(error, STATUS_CORRUPT, "%s: line %d, byte %d: %s", name, where.line,
+                         where.position, where.text);
+    struct tokenizer *fresh = calloc(1, sizeof *fresh);
+    enum status status = fresh == NULL ? error_set(error, STATUS_NO_MEMORY, "out of memory")
+                                       : root_load(root, fresh, error);
+    json_decref(root);
+    if (status != STATUS_OK) {
+        tokenizer_free(fresh);
+        error_prefix(error, "%s", name);
+        return status;
+    }
+    *tokenizer = fresh;
+    return STATUS_OK;
+}
+
+/* The whole of an open file; its size is only a first guess. */
+static enum status file_read(FILE *file, const char *path, struct text *text, struct error *error)
+{
+    for (;;) {
+        if (!text_reserve(text, 1 << 16))
+            return error_set(error, STATUS_NO_MEMORY, "%s: out of memory", path);
+        size_t got = fread(text->bytes + text->length, 1, text->room - text->length, file);
+        text->length += got;
+        if (ferror(file))
+            return error_set(error, STATUS_IO, "%s: %s", path, strerror(errno));
+        if (got == 0 && feof(file))
+            return STATUS_OK;
+        if (text->length > TOKENIZER_FILE_MAX)
+            return error_set(error, STATUS_CORRUPT, "%s: more than %d bytes", path,
+                             TOKENIZER_FILE_MAX);
+    }
+}
+
+enum status tokenizer_load(const char *folder, struct tokenizer **tokenizer, struct error *error)
+{
+    char path[4096];
+    int length = snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    if (length < 0 || (size_t)length >= sizeof path)
+        return error_set(error, STATUS_CONFIG, "%.80s...: the path is too long", folder);
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "%s: %s", path,
+                         strerror(errno));
+    struct text text = {0};
+    enum status status = file_read(file, path, &text, error);
+    fclose(file);
+    if (status == STATUS_OK)
+        status = tokenizer_parse(path, text.bytes, text.length, tokenizer, error);
+    text_free(&text);
+    return status;
+}
