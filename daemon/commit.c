@@ -1,0 +1,250 @@
+/* Results of a collected step: tokens to streams, streams to events. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/engine_private.h"
+
+static const struct ending NOT_FINITE = {
+    .reason = FINISH_ERROR,
+    .status = STATUS_INTERNAL,
+    .detail = "the model produced logits that are not finite",
+    .matched_id = -1,
+};
+static const struct ending NO_MEMORY = {
+    .reason = FINISH_ERROR,
+    .status = STATUS_RESOURCE_EXHAUSTED,
+    .detail = "out of memory",
+    .matched_id = -1,
+};
+
+static size_t tops_of(const struct request_spec *spec)
+{
+    return spec->logprobs > 0 ? (size_t)spec->logprobs : 0;
+}
+
+/* ---- sampled tokens ----------------------------------------------------------------------- */
+
+/* What the stream held back, as a delta without a token. */
+static bool text_flush(struct engine *engine, struct sequence *sequence)
+{
+    const char *text;
+    size_t length;
+    if (sequence->stream == NULL)
+        return true;
+    if (stream_finish(sequence->stream, &text, &length) != STATUS_OK)
+        return false;
+    if (!sequence->job->spec->text || length == 0)
+        return true;
+    struct event *event =
+        event_create(EVENT_DELTA, sequence->index, (struct event_room){.text = length});
+    if (event == NULL)
+        return false;
+    event_add_text(event, text, length);
+    job_send(engine, sequence->job, event);
+    return true;
+}
+
+/* *matched: the stop string that this token completed, -1: none. */
+static bool token_send(struct engine *engine, struct sequence *sequence,
+                       const struct step_result *result, int *matched)
+{
+    const struct request_spec *spec = sequence->job->spec;
+    const char *text = "";
+    size_t length = 0;
+    *matched = -1;
+    if (sequence->stream != NULL &&
+        stream_push(sequence->stream, result->token, &text, &length, matched) != STATUS_OK)
+        return false;
+    struct event_room room = {.ids = 1,
+                              .text = spec->text ? length : 0,
+                              .logprobs = spec->logprobs >= 0,
+                              .tops = tops_of(spec)};
+    struct event *event = event_create(EVENT_DELTA, sequence->index, room);
+    if (event == NULL)
+        return false;
+    event_add_id(event, result->token);
+    event_add_text(event, text, room.text);
+    if (room.logprobs > 0)
+        event_add_logprob(event, result, (int)room.tops);
+    job_send(engine, sequence->job, event);
+    return true;
+}
+
+/* A stop id is counted, but only with include_stop it is sent. */
+static void token_commit(struct engine *engine, struct sequence *sequence,
+                         const struct step_result *result)
+{
+    const struct request_spec *spec = sequence->job->spec;
+    bool stops = job_stops_at(sequence->job, result->token);
+    int matched = -1;
+    sequence->sampled++;
+    engine->load.generated_tokens++;
+    struct ending ending = {.reason = FINISH_NONE, .matched_id = stops ? result->token : -1};
+    if ((!stops || spec->include_stop) && !token_send(engine, sequence, result, &matched))
+        ending = NO_MEMORY;
+    else if (matched >= 0) {
+        ending.reason = FINISH_STOP;
+        ending.matched_stop = &spec->stops[matched];
+    } else if (stops || sequence->sampled == spec->max_new_tokens) {
+        ending.reason = stops ? FINISH_STOP : FINISH_LENGTH;
+        if (!text_flush(engine, sequence))
+            ending = NO_MEMORY;
+    }
+    if (ending.reason != FINISH_NONE)
+        sequence_end(engine, sequence, &ending);
+}
+
+/* ---- scored prompt tokens ----------------------------------------------------------------- */
+
+static void score_commit(struct engine *engine, struct sequence *sequence,
+                         const struct step_result *results, int rows)
+{
+    struct job *job = sequence->job;
+    for (int i = 0; i < rows; i++)
+        event_add_logprob(job->score, &results[i], (int)tops_of(job->spec));
+    sequence->scored += rows;
+    if (sequence->scored < sequence->entry.scored)
+        return;
+    job_send(engine, job, job->score);
+    job->score = NULL;
+    sequence_end(engine, sequence, &(struct ending){.reason = FINISH_STOP, .matched_id = -1});
+}
+
+/* Text that grows piece by piece. */
+struct text {
+    char *bytes;
+    size_t length, room;
+};
+
+static bool text_add(struct text *text, const char *piece, size_t length)
+{
+    if (length > text->room - text->length) {
+        size_t room = (text->length + length) * 2;
+        char *moved = realloc(text->bytes, room);
+        if (moved == NULL)
+            return false;
+        text->bytes = moved;
+        text->room = room;
+    }
+    if (length > 0)
+        memcpy(text->bytes + text->length, piece, length);
+    text->length += length;
+    return true;
+}
+
+static bool echo_text(struct sequence *sequence, int begin, int end, struct text *text)
+{
+    const struct request_spec *spec = sequence->job->spec;
+    const char *piece;
+    size_t length;
+    int matched;
+    if (!spec->text)
+        return true;
+    for (int i = begin; i < end; i++) {
+        if (stream_push(sequence->echo_stream, spec->prompt[i], &piece, &length, &matched) !=
+                STATUS_OK ||
+            !text_add(text, piece, length))
+            return false;
+    }
+    if (end < spec->prompt_tokens || sequence->echo_stream == sequence->stream)
+        return true;
+    return stream_finish(sequence->echo_stream, &piece, &length) == STATUS_OK &&
+           text_add(text, piece, length);
+}
+
+/* Prompt tokens with log-probabilities leave chunk by chunk; the first token has none: 0. */
+static bool echo_send(struct engine *engine, struct sequence *sequence,
+                      const struct batch_item *item, const struct step_result *results)
+{
+    const struct request_spec *spec = sequence->job->spec;
+    int begin = item->context == 0 ? 0 : item->context + 1;
+    int end = item->context + item->scored + 1;
+    struct text text = {0};
+    struct event *event = NULL;
+    if (begin == end)
+        return true;
+    if (echo_text(sequence, begin, end, &text)) {
+        struct event_room room = {.ids = (size_t)(end - begin),
+                                  .text = text.length,
+                                  .logprobs = (size_t)(end - begin),
+                                  .tops = tops_of(spec)};
+        event = event_create(EVENT_DELTA, sequence->index, room);
+    }
+    if (event != NULL) {
+        event_add_ids(event, spec->prompt + begin, end - begin);
+        event_add_text(event, text.bytes, text.length);
+        if (begin == 0)
+            event_add_logprob(event, &(struct step_result){.token = spec->prompt[0]}, 0);
+        for (int i = 0; i < item->scored; i++)
+            event_add_logprob(event, &results[i], (int)tops_of(spec));
+    }
+    free(text.bytes);
+    job_send(engine, sequence->job, event);
+    return event != NULL;
+}
+
+/* ---- items -------------------------------------------------------------------------------- */
+
+/* After each chunk of a prompt that needs several; out of memory only costs the message. */
+static void progress_send(struct engine *engine, struct sequence *sequence,
+                          const struct batch_item *item)
+{
+    const struct request_spec *spec = sequence->job->spec;
+    if (sequence->index != 0 || item->context >= sequence->entry.inputs ||
+        item->tokens == sequence->entry.inputs)
+        return;
+    struct event *event = event_create(EVENT_PROGRESS, 0, (struct event_room){0});
+    if (event == NULL)
+        return;
+    event->prompt_tokens = spec->prompt_tokens;
+    event->prefilled = item->context + item->tokens;
+    job_send(engine, sequence->job, event);
+}
+
+static bool rows_finite(const struct step_result *results, int rows)
+{
+    for (int i = 0; i < rows; i++) {
+        if (results[i].token < 0)
+            return false;
+    }
+    return true;
+}
+
+static void item_commit(struct engine *engine, struct sequence *sequence,
+                        const struct batch_item *item, const struct step_result *results,
+                        int64_t now)
+{
+    const struct request_spec *spec = sequence->job->spec;
+    if (item->context < sequence->entry.inputs)
+        engine->load.prompt_tokens += (uint64_t)item->tokens;
+    if (!rows_finite(results, item->scored + (item->sample >= 0))) {
+        sequence_end(engine, sequence, &NOT_FINITE);
+        return;
+    }
+    if (sequence->first == 0 && item->sample >= 0)
+        sequence->first = now;
+    progress_send(engine, sequence, item);
+    if (spec->kind == REQUEST_SCORE) {
+        score_commit(engine, sequence, results, item->scored);
+        return;
+    }
+    bool echoes = spec->echo && spec->logprobs >= 0 && item->context < sequence->entry.inputs;
+    if (echoes && !echo_send(engine, sequence, item, results))
+        sequence_end(engine, sequence, &NO_MEMORY);
+    else if (item->sample >= 0)
+        token_commit(engine, sequence, &results[item->scored]);
+}
+
+void batch_commit(struct engine *engine, const struct batch *batch,
+                  const struct step_result *results, int64_t now)
+{
+    for (int i = 0; i < batch->items; i++) {
+        const struct batch_item *item = &batch->item[i];
+        struct sequence *sequence = (struct sequence *)item->entry;
+        sequence->flights--;
+        if (!sequence->ended)
+            item_commit(engine, sequence, item, results, now);
+        results += item->scored + (item->sample >= 0);
+        sequence_reap(engine, sequence);
+    }
+}

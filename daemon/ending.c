@@ -1,0 +1,99 @@
+/* The end of a sequence, in two phases: its FINISHED event at once, its slot and blocks when no
+ * step under way mentions it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/engine_private.h"
+
+static void times_fill(struct event *event, const struct sequence *sequence, int64_t now)
+{
+    int64_t submitted = sequence->job->submitted;
+    int64_t started = sequence->started != 0 ? sequence->started : now;
+    int64_t first = sequence->first != 0 ? sequence->first : now;
+    event->queued = clock_seconds(started - submitted);
+    event->prefill = clock_seconds(first - started);
+    event->decode = clock_seconds(now - first);
+}
+
+static struct event *finished_fill(struct sequence *sequence, const struct ending *ending)
+{
+    struct event *event = sequence->finished;
+    sequence->finished = NULL;
+    event->reason = ending->reason;
+    event->status = ending->status;
+    snprintf(event->detail, sizeof event->detail, "%s",
+             ending->detail != NULL ? ending->detail : "");
+    event->matched_id = ending->matched_id;
+    if (ending->matched_stop != NULL) {
+        char *text = (char *)event->text; /* there is room for the longest */
+        memcpy(text, ending->matched_stop->text, ending->matched_stop->length);
+        text[ending->matched_stop->length] = '\0';
+        event->matched_stop = text;
+    }
+    event->prompt_tokens = sequence->job->spec->prompt_tokens;
+    event->completion_tokens = sequence->sampled;
+    event->seed = sequence->seed;
+    times_fill(event, sequence, clock_now());
+    return event;
+}
+
+/* The last choice ended: nobody can find the request any more, and its id is free before the client
+ * can know. */
+static void job_close(struct engine *engine, struct job *job, enum finish_reason reason)
+{
+    job_resume(engine, job);
+    *(job->previous == NULL ? &engine->jobs : &job->previous->next) = job->next;
+    if (job->next != NULL)
+        job->next->previous = job->previous;
+    if (reason == FINISH_STOP || reason == FINISH_LENGTH)
+        engine->load.finished++;
+    else if (reason == FINISH_CANCELLED)
+        engine->load.cancelled++;
+    else
+        engine->load.failed++;
+    inbox_forget(&engine->inbox, job->request, !job->started);
+}
+
+void sequence_end(struct engine *engine, struct sequence *sequence, const struct ending *ending)
+{
+    struct job *job = sequence->job;
+    if (sequence->ended)
+        return;
+    sequence->ended = true;
+    scheduler_remove(engine->scheduler, &sequence->entry);
+    struct event *event = finished_fill(sequence, ending);
+    event->last = ++job->ended == job->choices;
+    if (event->last)
+        job_close(engine, job, ending->reason);
+    outbox_push(&job->request->outbox, event);
+}
+
+void sequence_reap(struct engine *engine, struct sequence *sequence)
+{
+    struct job *job = sequence->job;
+    if (!sequence->ended || sequence->reaped || sequence->flights > 0)
+        return;
+    sequence->reaped = true;
+    scheduler_release(engine->scheduler, &sequence->entry);
+    if (++job->reaped < job->choices)
+        return;
+    struct request *request = job->request;
+    job_destroy(job);
+    request_release(request);
+    engine_publish(engine);
+    inbox_reaped(&engine->inbox);
+}
+
+void job_end(struct engine *engine, struct job *job, const struct ending *ending)
+{
+    for (int i = 0; i < job->choices; i++)
+        sequence_end(engine, &job->sequence[i], ending);
+    int left = job->choices - job->reaped; /* the job goes with the last of them */
+    for (int i = 0; left > 0 && i < job->choices; i++) {
+        struct sequence *sequence = &job->sequence[i];
+        if (sequence->reaped || sequence->flights > 0)
+            continue;
+        left--;
+        sequence_reap(engine, sequence);
+    }
+}
