@@ -70,7 +70,7 @@ static enum status device_equip(struct device *device, struct error *error)
     void *staging = NULL;
     void *scratch = NULL;
     device->scratch_bytes = scratch_size(&device->options);
-    result = cudaHostAlloc(&staging, (size_t)STAGING_HALVES * STAGING_HALF, cudaHostAllocDefault);
+    result = cudaHostAlloc(&staging, STAGING_HALVES * STAGING_HALF, cudaHostAllocDefault);
     if (result == cudaSuccess) {
         device->staging = (unsigned char *)staging;
         result = cudaMalloc(&scratch, device->scratch_bytes);

@@ -16,7 +16,8 @@ extern "C" {
 
 struct gemm_context; /* gemm.cu */
 
-enum { STAGING_HALVES = 2, STAGING_HALF = 4 << 20 };
+enum { STAGING_HALVES = 2 };
+static const size_t STAGING_HALF = 4 << 20; /* bytes */
 
 struct device {
     int ordinal, multiprocessors;

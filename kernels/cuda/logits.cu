@@ -27,7 +27,7 @@ __global__ __launch_bounds__(ROW_THREADS) static void summary_kernel(struct logi
     sum = block_sum_double(sum, sums);
     if (threadIdx.x == 0)
         op.out[blockIdx.x] = (struct logit_summary){
-            best.value, best.id == INT32_MAX ? op.first : best.id, sum, bad, 0};
+            best.value, best.value > -INFINITY ? best.id : -1, sum, bad, 0};
 }
 
 __global__ static void pick_kernel(struct logit_pick_op op)
@@ -52,7 +52,8 @@ __global__ __launch_bounds__(ROW_THREADS) static void top_kernel(struct logit_to
         for (int i = threadIdx.x; i < op.columns; i += ROW_THREADS) {
             float value = row[i];
             int id = op.first + i;
-            if (value < previous.value || (value == previous.value && id > previous.id))
+            if (value > -INFINITY && (value < previous.value ||
+                                      (value == previous.value && id > previous.id)))
                 best = best_of(best, (struct best){value, id});
         }
         best = block_best(best, bests);

@@ -57,11 +57,9 @@ __global__ __launch_bounds__(ROW_THREADS) static void draw_kernel(struct logit_d
     for (int i = threadIdx.x; i < batch.columns; i += ROW_THREADS) {
         float value = logits[i];
         int32_t id = batch.first + i;
-        if (id >= batch.limit || !(value > -INFINITY))
+        if (!(value > -INFINITY) || key_of(value) < floor)
             continue;
         if (row.temperature > 0.0f) {
-            if (key_of(value) < floor)
-                continue;
             double uniform =
                 ((double)philox_draw(row.seed, row.draw, (uint32_t)id) + 0.5) * 0x1p-32;
             value = (float)((double)value - log(-log(uniform)));
@@ -90,7 +88,7 @@ __global__ static void count_kernel(struct count_op op)
     struct count_entry entry = op.entry[i];
     int32_t id = entry.id >= 0 ? entry.id : op.last[-1 - entry.id];
     int64_t column = (int64_t)id - op.first;
-    if (column < 0 || column >= op.columns)
+    if (id < 0 || column < 0 || column >= op.columns)
         return;
     uint32_t *count = op.counts + (int64_t)entry.slot * op.columns + column;
     if (entry.prompt)

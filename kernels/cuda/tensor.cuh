@@ -43,7 +43,7 @@ __device__ static inline void store8(bf16 *to, const float *values)
 
 __device__ static inline float silu_of(float x)
 {
-    return x / (1.0f + __expf(-x));
+    return __fdividef(x, 1.0f + __expf(-x));
 }
 
 template <int WIDTH = 32> __device__ static inline float warp_sum(float value)

@@ -1,0 +1,230 @@
+/* Matrix products: cuBLASLt where its alignment rules allow, with the algorithm of each shape class
+ * picked by timing at its first use. A class is the weight's shape, the output's type and a range
+ * of row counts. */
+#include "kernels/cuda/gemm.h"
+
+#include <stdlib.h>
+
+#include "kernels/cuda/lt.h"
+
+enum { PLANS = 512, CANDIDATES = 8, ROUNDS = 3, WORKSPACE = 32 << 20 };
+
+struct plan {
+    int columns, depth, row_class;
+    bool float_out, bias;
+    bool usable, fused_bias;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+struct gemm_context {
+    struct lt lt;
+    cublasLtHandle_t handle;
+    void *workspace;
+    cudaEvent_t begin, end;
+    int plans;
+    struct plan plan[PLANS];
+};
+
+/* One product, described to the library: column-major, so out^T = W x^T. */
+struct problem {
+    cublasLtMatmulDescOpaque_t desc;
+    cublasLtMatrixLayoutOpaque_t weight, x, out;
+};
+
+/* Powers of two, with one step between from 64 on. */
+static int row_class_of(int rows)
+{
+    int upper = 1;
+    while (upper < rows && upper < 1 << 16)
+        upper *= 2;
+    return upper > 64 && rows <= upper / 4 * 3 ? upper / 4 * 3 : upper;
+}
+
+static bool problem_describe(const struct lt *lt, const struct gemm_op *op, bool bias,
+                             struct problem *problem)
+{
+    const cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    const cudaDataType_t bias_type = CUDA_R_32F;
+    cudaDataType_t out_type = op->float_out ? CUDA_R_32F : CUDA_R_16BF;
+    size_t layout = sizeof(cublasLtMatrixLayoutOpaque_t);
+    bool right =
+        lt->desc_init(&problem->desc, sizeof(problem->desc), CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0 &&
+        lt->desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                     sizeof(transposed)) == 0 &&
+        lt->desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof(plain)) == 0 &&
+        lt->layout_init(&problem->weight, layout, CUDA_R_16BF, op->depth, op->columns,
+                        op->depth) == 0 &&
+        lt->layout_init(&problem->x, layout, CUDA_R_16BF, op->depth, op->rows, op->ld_x) == 0 &&
+        lt->layout_init(&problem->out, layout, out_type, op->columns, op->rows, op->ld_out) == 0;
+    if (right && bias)
+        right = lt->desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                             sizeof(epilogue)) == 0 &&
+                lt->desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_type,
+                             sizeof(bias_type)) == 0 &&
+                lt->desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &op->bias,
+                             sizeof(op->bias)) == 0;
+    return right;
+}
+
+static bool problem_run(struct device *device, const struct gemm_op *op, struct problem *problem,
+                        const cublasLtMatmulAlgo_t *algorithm)
+{
+    const float one = 1.0f, zero = 0.0f;
+    struct gemm_context *gemm = device->gemm;
+    return gemm->lt.matmul(gemm->handle, &problem->desc, &one, op->weight, &problem->weight, op->x,
+                           &problem->x, &zero, op->out, &problem->out, op->out, &problem->out,
+                           algorithm, gemm->workspace, WORKSPACE, device->stream) == 0;
+}
+
+static int candidates_find(struct gemm_context *gemm, struct problem *problem,
+                           cublasLtMatmulHeuristicResult_t *results)
+{
+    cublasLtMatmulPreferenceOpaque_t preference;
+    const uint64_t workspace = WORKSPACE;
+    const uint32_t alignment = 16;
+    int found = 0;
+    const struct lt *lt = &gemm->lt;
+    bool right = lt->preference_init(&preference, sizeof(preference)) == 0 &&
+                 lt->preference_set(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                    &workspace, sizeof(workspace)) == 0;
+    const cublasLtMatmulPreferenceAttributes_t sides[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (int i = 0; i < 4 && right; i++)
+        right = lt->preference_set(&preference, sides[i], &alignment, sizeof(alignment)) == 0;
+    if (!right || lt->heuristic(gemm->handle, &problem->desc, &problem->weight, &problem->x,
+                                &problem->out, &problem->out, &preference, CANDIDATES, results,
+                                &found) != 0)
+        return 0;
+    return found;
+}
+
+/* Microseconds of one run, or a negative number when the algorithm refuses. */
+static float candidate_time(struct device *device, const struct gemm_op *op,
+                            struct problem *problem, const cublasLtMatmulAlgo_t *algorithm)
+{
+    struct gemm_context *gemm = device->gemm;
+    float milliseconds = -1.0f;
+    if (!problem_run(device, op, problem, algorithm) ||
+        cudaEventRecord(gemm->begin, device->stream) != cudaSuccess)
+        return -1.0f;
+    for (int round = 0; round < ROUNDS; round++)
+        if (!problem_run(device, op, problem, algorithm))
+            return -1.0f;
+    if (cudaEventRecord(gemm->end, device->stream) != cudaSuccess ||
+        cudaEventSynchronize(gemm->end) != cudaSuccess ||
+        cudaEventElapsedTime(&milliseconds, gemm->begin, gemm->end) != cudaSuccess)
+        return -1.0f;
+    return milliseconds * 1000.0f / ROUNDS;
+}
+
+static void plan_make(struct device *device, const struct gemm_op *op, struct plan *plan)
+{
+    cublasLtMatmulHeuristicResult_t results[CANDIDATES];
+    struct problem problem;
+    int found = 0;
+    plan->fused_bias = op->bias != NULL;
+    if (problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem))
+        found = candidates_find(device->gemm, &problem, results);
+    if (found == 0 && plan->fused_bias) {
+        plan->fused_bias = false;
+        if (problem_describe(&device->gemm->lt, op, false, &problem))
+            found = candidates_find(device->gemm, &problem, results);
+    }
+    float best = 0.0f;
+    for (int i = 0; i < found; i++) {
+        float time = candidate_time(device, op, &problem, &results[i].algo);
+        if (time < 0.0f || (plan->usable && time >= best))
+            continue;
+        plan->usable = true;
+        plan->algorithm = results[i].algo;
+        best = time;
+    }
+    log_debug("cuda: gemm %d x %d x %d: %d candidates, %.1f us%s", op->rows, op->columns,
+              op->depth, found, (double)best, plan->usable ? "" : ", own kernel");
+}
+
+static struct plan *plan_for(struct device *device, const struct gemm_op *op)
+{
+    struct gemm_context *gemm = device->gemm;
+    int row_class = row_class_of(op->rows);
+    for (int i = 0; i < gemm->plans; i++) {
+        struct plan *plan = &gemm->plan[i];
+        if (plan->columns == op->columns && plan->depth == op->depth &&
+            plan->row_class == row_class && plan->float_out == op->float_out &&
+            plan->bias == (op->bias != NULL))
+            return plan;
+    }
+    if (gemm->plans == PLANS)
+        return NULL;
+    struct plan *plan = &gemm->plan[gemm->plans++];
+    plan->columns = op->columns;
+    plan->depth = op->depth;
+    plan->row_class = row_class;
+    plan->float_out = op->float_out;
+    plan->bias = op->bias != NULL;
+    plan_make(device, op, plan);
+    return plan;
+}
+
+static bool library_fits(const struct device *device, const struct gemm_op *op)
+{
+    int unit = op->float_out ? 4 : 8;
+    return !device->options.batch_invariant && op->depth % 8 == 0 && op->ld_x % 8 == 0 &&
+           op->columns % 8 == 0 && op->ld_out % unit == 0 && aligned16(op->x) &&
+           aligned16(op->weight) && aligned16(op->out);
+}
+
+enum status cuda_gemm(struct device *device, const struct gemm_op *op)
+{
+    enum status status = device_enter(device);
+    if (status != STATUS_OK || op->rows == 0 || op->columns == 0)
+        return status;
+    if (!library_fits(device, op))
+        return gemm_own(device, op);
+    struct plan *plan = plan_for(device, op);
+    struct problem problem;
+    if (plan == NULL || !plan->usable ||
+        !problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem) ||
+        !problem_run(device, op, &problem, &plan->algorithm))
+        return gemm_own(device, op);
+    if (op->bias != NULL && !plan->fused_bias)
+        return gemm_bias(device, op);
+    return launch_check("gemm");
+}
+
+enum status gemm_open(struct device *device, struct error *error)
+{
+    struct gemm_context *gemm = (struct gemm_context *)calloc(1, sizeof(*gemm));
+    if (gemm == NULL)
+        return error_set(error, STATUS_NO_MEMORY, "cuda: out of host memory");
+    device->gemm = gemm;
+    enum status status = lt_load(&gemm->lt, error);
+    if (status != STATUS_OK)
+        return status;
+    if (gemm->lt.create(&gemm->handle) != 0)
+        return error_set(error, STATUS_DEVICE, "cuda: device %d: cuBLASLt does not start",
+                         device->ordinal);
+    if (cudaMalloc(&gemm->workspace, WORKSPACE) != cudaSuccess ||
+        cudaEventCreate(&gemm->begin) != cudaSuccess || cudaEventCreate(&gemm->end) != cudaSuccess)
+        return error_set(error, STATUS_NO_MEMORY, "cuda: device %d: no memory for cuBLASLt",
+                         device->ordinal);
+    return STATUS_OK;
+}
+
+void gemm_close(struct device *device)
+{
+    struct gemm_context *gemm = device->gemm;
+    if (gemm == NULL)
+        return;
+    if (gemm->begin != NULL)
+        (void)cudaEventDestroy(gemm->begin);
+    if (gemm->end != NULL)
+        (void)cudaEventDestroy(gemm->end);
+    (void)cudaFree(gemm->workspace);
+    if (gemm->handle != NULL)
+        (void)gemm->lt.destroy(gemm->handle);
+    free(gemm);
+    device->gemm = NULL;
+}

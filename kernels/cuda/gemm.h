@@ -1,0 +1,10 @@
+/* The forms of the matrix product; gemm.cu chooses. */
+#ifndef JETD_KERNELS_CUDA_GEMM_H
+#define JETD_KERNELS_CUDA_GEMM_H
+
+#include "kernels/cuda/device.h"
+
+enum status gemm_own(struct device *device, const struct gemm_op *op);
+enum status gemm_bias(struct device *device, const struct gemm_op *op);
+
+#endif

@@ -1,0 +1,85 @@
+/* The PTX that these kernels use, wrapped once. sm_90a. */
+#ifndef JETD_KERNELS_CUDA_PTX_CUH
+#define JETD_KERNELS_CUDA_PTX_CUH
+
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+__device__ static inline uint32_t shared_address(const void *pointer)
+{
+    return (uint32_t)__cvta_generic_to_shared(pointer);
+}
+
+/* ---- asynchronous copies of 16 bytes into shared memory ------------------------------------ */
+
+/* `bytes` 16, or 0 to write zeros. */
+__device__ static inline void copy16_async(uint32_t to, const void *from, int bytes = 16)
+{
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from),
+                 "r"(bytes)
+                 : "memory");
+}
+
+__device__ static inline void copy_commit()
+{
+    asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+
+/* Waits until at most PENDING groups are under way. */
+template <int PENDING> __device__ static inline void copy_wait()
+{
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
+}
+
+/* ---- mma.sync ------------------------------------------------------------------------------ */
+
+__device__ static inline void load_matrices(uint32_t *tile, uint32_t address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(tile[0]), "=r"(tile[1]), "=r"(tile[2]), "=r"(tile[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+__device__ static inline void load_matrices_transposed(uint32_t *tile, uint32_t address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(tile[0]), "=r"(tile[1]), "=r"(tile[2]), "=r"(tile[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+/* c [16, 8] += a [16, 16] b [16, 8], fp32 accumulation. */
+__device__ static inline void mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ static inline uint32_t pack_bf16(float low, float high)
+{
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(uint32_t *)&pair;
+}
+
+/* ---- state: read once, written once -------------------------------------------------------- */
+
+__device__ static inline float4 load_once(const float *from)
+{
+    float4 v;
+    asm volatile("ld.global.L1::no_allocate.L2::evict_first.v4.f32 {%0,%1,%2,%3}, [%4];\n"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(from));
+    return v;
+}
+
+__device__ static inline void store_once(float *to, float4 v)
+{
+    asm volatile("st.global.L1::no_allocate.L2::evict_first.v4.f32 [%0], {%1,%2,%3,%4};\n" ::"l"(to),
+                 "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+                 : "memory");
+}
+
+#endif
