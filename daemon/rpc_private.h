@@ -1,0 +1,167 @@
+/* Shared by the rpc_*.c files only. */
+#ifndef JETD_DAEMON_RPC_PRIVATE_H
+#define JETD_DAEMON_RPC_PRIVATE_H
+
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <protobuf-c/protobuf-c.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "daemon/base/arena.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/base/status.h"
+#include "daemon/rpc.h"
+#include "daemon/rpc_validate.h"
+
+struct rpc_call;
+
+/* ---- one method ---- */
+
+struct rpc_method {
+    const char *path; /* "/jet.v1.Generation/Generate" */
+    /* The one request message, unpacked and checked before `start`. NULL: the method reads its
+     * messages itself (client streaming). */
+    const ProtobufCMessageDescriptor *request;
+    /* Call's lock held. Answers, ends, or leaves the call open for `pump`. `message` is gone at
+     * return. */
+    void (*start)(struct rpc_call *call, const ProtobufCMessage *message);
+    /* Call's lock held: something may be ready to send. NULL for unary methods. */
+    void (*pump)(struct rpc_call *call);
+    /* Call's lock held: the client is gone (once). May be NULL. */
+    void (*cancel)(struct rpc_call *call);
+    /* Call's lock held: a message of a client stream, NULL after the last. */
+    void (*read)(struct rpc_call *call, const uint8_t *bytes, size_t length);
+};
+
+extern const struct rpc_method rpc_generation_methods[], rpc_text_methods[], rpc_control_methods[],
+    rpc_health_methods[], rpc_reflection_methods[]; /* path NULL at the end */
+
+/* ---- one call: rpc_call.c ---- */
+
+enum rpc_state { RPC_ARMED, RPC_OPEN, RPC_ENDING };
+
+/* What comes back from the completion queue. */
+struct rpc_tag {
+    void (*done)(struct rpc_call *call, bool ok);
+    struct rpc_call *call;
+};
+
+/* What the engine wakes. Never freed while the server lives, so that a late wake finds memory. */
+struct rpc_waiter {
+    struct rpc_server *server;
+    struct rpc_call *call; /* NULL: nobody waits any more */
+    struct rpc_waiter *next;
+};
+
+struct rpc_call {
+    struct rpc_server *server;
+    const struct rpc_method *method; /* NULL: a path that nobody registered */
+    void *registered;                /* gRPC's name of the method */
+    grpc_call *call;
+    grpc_call_details details; /* of unknown methods */
+    gpr_timespec deadline;
+    grpc_metadata_array metadata;
+    grpc_byte_buffer *payload;
+    struct rpc_tag arrived, closed, written, ended, read;
+    pthread_mutex_t lock; /* guards all below; taken before the server's lock */
+    atomic_int references;
+    enum rpc_state state;
+    bool metadata_sent, writing, reading, cancelled, end_wanted;
+    enum status end_status;
+    char end_text[512];
+    int was_cancelled;     /* filled by RECV_CLOSE_ON_SERVER */
+    struct rpc_call *next; /* in the pump's queue */
+    bool queued;           /* guarded by the server's lock */
+    /* Generate and Score */
+    struct request *request;
+    struct rpc_waiter *waiter;
+    struct event *held;  /* Score: its result, until the last event */
+    enum status outcome; /* of the choices finished so far: the first that is not OK */
+    char outcome_text[160];
+    /* Health.Watch */
+    char service[128];
+    int reported;                                 /* last ServingStatus sent, -1: none */
+    struct rpc_call *next_watch, *previous_watch; /* guarded by the server's lock */
+    bool watching;
+};
+
+/* Arms one call of a method (NULL: of any unknown path). False: out of memory. */
+bool rpc_call_arm(struct rpc_server *server, const struct rpc_method *method, void *registered);
+void rpc_call_retain(struct rpc_call *call);  /* by whoever holds a reference */
+void rpc_call_release(struct rpc_call *call); /* without the lock */
+/* Drops the lock and a reference; the call may be gone at return. */
+void rpc_call_release_locked(struct rpc_call *call);
+/* The pump's turn: takes the lock, gives up the queue's reference. */
+void rpc_call_pump(struct rpc_call *call);
+/* The rest with the lock held. Sends one message; only when nothing is being written. */
+void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message);
+/* Sends the only message and STATUS_OK. */
+void rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *message);
+/* Ends the call with a status, after what is being written. */
+void rpc_call_end(struct rpc_call *call, enum status status, const char *text);
+void rpc_call_fail(struct rpc_call *call, const struct error *error);
+/* Asks for the next message of a client stream, unless that was asked already. */
+void rpc_call_read(struct rpc_call *call);
+int64_t rpc_call_deadline(const struct rpc_call *call); /* clock_now() time */
+
+grpc_status_code rpc_status_code(enum status status);
+
+/* ---- the server: rpc_server.c ---- */
+
+struct rpc_server {
+    struct rpc_options options;
+    struct rpc_model model;
+    grpc_server *grpc;
+    grpc_completion_queue *queue;
+    pthread_t pollers[16];
+    int poller_count;
+    pthread_t pump;
+    bool pump_running;
+    int64_t opened;
+    char **tokens; /* copies of the bearer tokens */
+    int token_count;
+    pthread_mutex_t lock; /* guards all below; innermost */
+    pthread_cond_t pump_work, changed;
+    struct rpc_call *pump_first, *pump_last;
+    struct rpc_waiter *free_waiters;
+    struct rpc_call *watches;
+    int calls;     /* between arrival and the last reference */
+    bool serving;  /* what health says */
+    bool stopping; /* no new call is armed, watches end */
+    bool pump_stop, shut_down;
+    struct rpc_tag shutdown_tag;
+};
+
+/* Any thread: has the pump look at the call. */
+void rpc_server_pump(struct rpc_call *call);
+void rpc_server_pump_locked(struct rpc_call *call); /* the same with the server's lock held */
+void rpc_server_wake(void *waiter);                 /* a request_wake */
+struct rpc_waiter *rpc_waiter_take(struct rpc_call *call); /* NULL: out of memory */
+void rpc_waiter_give(struct rpc_waiter *waiter);
+
+/* ---- rpc_credentials.c ---- */
+
+/* Binds the address: refuses by name what is unsafe or cannot be read. */
+enum status rpc_bind(const struct rpc_options *options, grpc_server *server, int *port,
+                     struct error *error);
+
+/* ---- rpc_auth.c ---- */
+
+bool rpc_authorized(const struct rpc_server *server, const grpc_metadata_array *metadata);
+
+/* ---- rpc_health.c ---- */
+
+void rpc_watch_forget(struct rpc_call *call);
+/* Has every Watch looked at again. */
+void rpc_watch_all(struct rpc_server *server);
+
+/* ---- shorthands ---- */
+
+static inline ProtobufCBinaryData rpc_text(const char *text, size_t length)
+{
+    return (ProtobufCBinaryData){.len = length, .data = (uint8_t *)text};
+}
+
+#endif

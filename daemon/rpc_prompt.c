@@ -1,0 +1,94 @@
+#include "daemon/rpc_validate.h"
+
+enum status rpc_copy_ids(const struct rpc_model *model, const char *field, const uint32_t *from,
+                         size_t count, struct arena *arena, int32_t **ids, struct error *error)
+{
+    int32_t *copy = arena_allocate(arena, count ? count : 1, sizeof *copy);
+    if (!copy)
+        return error_set(error, STATUS_RESOURCE_EXHAUSTED, "%s: out of memory", field);
+    for (size_t i = 0; i < count; i++) {
+        if (from[i] >= (uint32_t)model->vocab)
+            return error_set(error, STATUS_INVALID_ARGUMENT,
+                             "%s[%zu]: %u is not below the vocabulary size %d", field, i, from[i],
+                             model->vocab);
+        copy[i] = (int32_t)from[i];
+    }
+    *ids = copy;
+    return STATUS_OK;
+}
+
+static enum status need_tokenizer(const struct rpc_model *model, const char *field,
+                                  struct error *error)
+{
+    if (model->tokenizer)
+        return STATUS_OK;
+    return error_set(error, STATUS_FAILED_PRECONDITION,
+                     "%s: the checkpoint has no tokenizer.json; send token ids", field);
+}
+
+/* The tokenizer knows ids, the model has logits: a small model may lack some of them. */
+static enum status check_encoded(const struct rpc_model *model, const char *field,
+                                 const int32_t *ids, size_t count, struct error *error)
+{
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= model->vocab)
+            return error_set(error, STATUS_INVALID_ARGUMENT,
+                             "%s: token %zu has id %d, beyond the model's vocabulary of %d", field,
+                             i, ids[i], model->vocab);
+    return STATUS_OK;
+}
+
+enum status rpc_encode_text(const struct rpc_model *model, ProtobufCBinaryData text, bool specials,
+                            struct arena *arena, int32_t **ids, size_t *count, struct error *error)
+{
+    enum status status = need_tokenizer(model, "text", error);
+    if (status != STATUS_OK)
+        return status;
+    const char *bytes = text.len ? (const char *)text.data : "";
+    status =
+        tokenizer_encode(model->tokenizer, bytes, text.len, specials, arena, ids, count, error);
+    if (status != STATUS_OK)
+        return error_prefix(error, "text");
+    return check_encoded(model, "text", *ids, *count, error);
+}
+
+enum status rpc_encode_chat(const struct rpc_model *model, const Jet__V1__Chat *chat,
+                            bool generation_prompt, struct arena *arena, int32_t **ids,
+                            size_t *count, struct error *error)
+{
+    enum status status = need_tokenizer(model, "chat", error);
+    if (status != STATUS_OK)
+        return status;
+    size_t n = chat->n_messages;
+    if (!n)
+        return error_set(error, STATUS_INVALID_ARGUMENT, "chat.messages: empty");
+    struct chat_message *messages = arena_allocate(arena, n, sizeof *messages);
+    if (!messages)
+        return error_set(error, STATUS_RESOURCE_EXHAUSTED, "chat.messages: out of memory");
+    for (size_t i = 0; i < n; i++) {
+        const Jet__V1__Message *from = chat->messages[i];
+        messages[i] = (struct chat_message){
+            .role = from->role.len ? (const char *)from->role.data : "",
+            .role_length = from->role.len,
+            .content = from->content.len ? (const char *)from->content.data : "",
+            .content_length = from->content.len,
+        };
+    }
+    status =
+        tokenizer_chat(model->tokenizer, messages, n, generation_prompt, arena, ids, count, error);
+    if (status != STATUS_OK)
+        return error_prefix(error, "chat");
+    return check_encoded(model, "chat", *ids, *count, error);
+}
+
+enum status rpc_check_prompt(const struct rpc_model *model, const char *field, size_t count,
+                             int reserve, struct error *error)
+{
+    if (!count)
+        return error_set(error, STATUS_INVALID_ARGUMENT, "%s: no tokens", field);
+    if (count + (size_t)reserve > (size_t)model->max_model_len)
+        return error_set(error, STATUS_INVALID_ARGUMENT,
+                         "%s: %zu tokens%s do not fit max_model_len %d", field, count,
+                         reserve ? " and one new one" : "", model->max_model_len);
+    return STATUS_OK;
+}

@@ -1,0 +1,383 @@
+/* The server's life: completion queue, its pollers, the pump, and the way down. */
+#include <grpc/support/log.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/rpc_private.h"
+
+enum {
+    MESSAGE_BYTES = 64 << 20,
+    PING_INTERVAL_MS = 5000, /* clients may ping each 10 s: half of it forgives their jitter */
+    KEEPALIVE_MS = 20000,
+    KEEPALIVE_TIMEOUT_MS = 10000,
+    STREAMS_MAX = 4096,
+    LEAVE_SECONDS = 5, /* for calls to end after they were cancelled */
+};
+
+/* ---- the pump: from an outbox to the wire ---- */
+
+void rpc_server_pump_locked(struct rpc_call *call)
+{
+    struct rpc_server *server = call->server;
+    if (call->queued)
+        return;
+    rpc_call_retain(call);
+    call->queued = true;
+    call->next = NULL;
+    if (server->pump_last)
+        server->pump_last->next = call;
+    else
+        server->pump_first = call;
+    server->pump_last = call;
+    pthread_cond_signal(&server->pump_work);
+}
+
+void rpc_server_pump(struct rpc_call *call)
+{
+    struct rpc_server *server = call->server;
+    pthread_mutex_lock(&server->lock);
+    rpc_server_pump_locked(call);
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* The waiter keeps its call alive: it holds a reference until rpc_waiter_give. */
+void rpc_server_wake(void *context)
+{
+    struct rpc_waiter *waiter = context;
+    struct rpc_server *server = waiter->server;
+    pthread_mutex_lock(&server->lock);
+    if (waiter->call)
+        rpc_server_pump_locked(waiter->call);
+    pthread_mutex_unlock(&server->lock);
+}
+
+struct rpc_waiter *rpc_waiter_take(struct rpc_call *call)
+{
+    struct rpc_server *server = call->server;
+    pthread_mutex_lock(&server->lock);
+    struct rpc_waiter *waiter = server->free_waiters;
+    if (waiter)
+        server->free_waiters = waiter->next;
+    else
+        waiter = calloc(1, sizeof *waiter);
+    if (waiter) {
+        waiter->server = server;
+        waiter->call = call;
+    }
+    pthread_mutex_unlock(&server->lock);
+    return waiter;
+}
+
+void rpc_waiter_give(struct rpc_waiter *waiter)
+{
+    struct rpc_server *server = waiter->server;
+    pthread_mutex_lock(&server->lock);
+    waiter->call = NULL;
+    waiter->next = server->free_waiters;
+    server->free_waiters = waiter;
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void *pump_run(void *context)
+{
+    struct rpc_server *server = context;
+    pthread_mutex_lock(&server->lock);
+    for (;;) {
+        while (!server->pump_first && !server->pump_stop)
+            pthread_cond_wait(&server->pump_work, &server->lock);
+        struct rpc_call *call = server->pump_first;
+        if (!call)
+            break;
+        server->pump_first = call->next;
+        if (!server->pump_first)
+            server->pump_last = NULL;
+        call->queued = false;
+        pthread_mutex_unlock(&server->lock);
+        rpc_call_pump(call);
+        pthread_mutex_lock(&server->lock);
+    }
+    pthread_mutex_unlock(&server->lock);
+    return NULL;
+}
+
+/* ---- pollers ---- */
+
+static void *poller_run(void *context)
+{
+    struct rpc_server *server = context;
+    for (;;) {
+        grpc_event event =
+            grpc_completion_queue_next(server->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+        if (event.type == GRPC_QUEUE_SHUTDOWN)
+            return NULL;
+        struct rpc_tag *tag = event.tag;
+        if (tag->done) {
+            tag->done(tag->call, event.success);
+            continue;
+        }
+        pthread_mutex_lock(&server->lock);
+        server->shut_down = true;
+        pthread_cond_broadcast(&server->changed);
+        pthread_mutex_unlock(&server->lock);
+    }
+}
+
+static void log_core(gpr_log_func_args *args)
+{
+    enum log_level level = args->severity == GPR_LOG_SEVERITY_ERROR ? LOG_WARNING : LOG_DEBUG;
+    log_line(level, "grpc: %s", args->message);
+}
+
+/* ---- opening ---- */
+
+static grpc_server *create_server(const struct rpc_options *options)
+{
+    size_t bytes = options->max_message_bytes ? options->max_message_bytes : MESSAGE_BYTES;
+    if (bytes > INT32_MAX)
+        bytes = INT32_MAX;
+    const struct {
+        const char *key;
+        int value;
+    } settings[] = {
+        /* A second daemon on the port must fail, not steal connections. */
+        {GRPC_ARG_ALLOW_REUSEPORT, 0},
+        {GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)bytes},
+        {GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1},
+        {GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX},
+        {GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS},
+        {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS},
+        {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
+        {GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_INTERVAL_MS},
+    };
+    enum { COUNT = sizeof settings / sizeof *settings };
+    grpc_arg list[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+        list[i] = (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)settings[i].key};
+        list[i].value.integer = settings[i].value;
+    }
+    const grpc_channel_args args = {.num_args = COUNT, .args = list};
+    return grpc_server_create(&args, NULL);
+}
+
+static const struct rpc_method *const method_groups[] = {
+    rpc_generation_methods, rpc_text_methods,       rpc_control_methods,
+    rpc_health_methods,     rpc_reflection_methods,
+};
+
+enum { GROUPS = sizeof method_groups / sizeof *method_groups, METHODS_MAX = 32 };
+
+/* Registration must come before the start, the first arming after it. */
+static bool start_methods(struct rpc_server *server)
+{
+    void *registered[METHODS_MAX];
+    size_t count = 0;
+    for (size_t g = 0; g < GROUPS; g++)
+        for (const struct rpc_method *method = method_groups[g]; method->path; method++)
+            registered[count++] = grpc_server_register_method(
+                server->grpc, method->path, NULL,
+                method->request ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER : GRPC_SRM_PAYLOAD_NONE,
+                0);
+    grpc_server_start(server->grpc);
+    count = 0;
+    for (size_t g = 0; g < GROUPS; g++)
+        for (const struct rpc_method *method = method_groups[g]; method->path; method++)
+            if (!rpc_call_arm(server, method, registered[count++]))
+                return false;
+    return rpc_call_arm(server, NULL, NULL);
+}
+
+static bool start_threads(struct rpc_server *server)
+{
+    int wanted = server->options.threads > 0 ? server->options.threads : 2;
+    const int most = (int)(sizeof server->pollers / sizeof *server->pollers);
+    if (wanted > most)
+        wanted = most;
+    server->pump_running = pthread_create(&server->pump, NULL, pump_run, server) == 0;
+    while (server->pump_running && server->poller_count < wanted &&
+           pthread_create(&server->pollers[server->poller_count], NULL, poller_run, server) == 0)
+        server->poller_count++;
+    return server->pump_running && server->poller_count == wanted;
+}
+
+static bool copy_tokens(struct rpc_server *server)
+{
+    const struct rpc_options *options = &server->options;
+    server->tokens = calloc((size_t)options->token_count + 1, sizeof *server->tokens);
+    if (!server->tokens)
+        return false;
+    for (int i = 0; i < options->token_count; i++) {
+        server->tokens[i] = strdup(options->tokens[i]);
+        if (!server->tokens[i])
+            return false;
+        server->token_count++;
+    }
+    return true;
+}
+
+static struct rpc_server *create(const struct rpc_options *options)
+{
+    struct rpc_server *server = calloc(1, sizeof *server);
+    if (!server)
+        return NULL;
+    server->options = *options;
+    server->opened = clock_now();
+    server->shut_down = true; /* until it was started */
+    rpc_model_init(&server->model, options->plan, options->tokenizer);
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_cond_init(&server->pump_work, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&server->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    gpr_set_log_function(log_core);
+    grpc_init();
+    server->queue = grpc_completion_queue_create_for_next(NULL);
+    server->grpc = create_server(options);
+    if (server->queue && server->grpc)
+        grpc_server_register_completion_queue(server->grpc, server->queue, NULL);
+    return server;
+}
+
+enum status rpc_open(const struct rpc_options *options, struct rpc_server **server, int *port,
+                     struct error *error)
+{
+    struct rpc_server *opened = create(options);
+    enum status status = STATUS_OK;
+    if (!opened || !opened->queue || !opened->grpc || !copy_tokens(opened)) {
+        status = error_set(error, STATUS_NO_MEMORY, "rpc: out of memory");
+        goto close;
+    }
+    status = rpc_bind(options, opened->grpc, port, error);
+    if (status != STATUS_OK)
+        goto close;
+    opened->shut_down = false;
+    if (!start_threads(opened) || !start_methods(opened)) {
+        status = error_set(error, STATUS_NO_MEMORY, "rpc: threads or memory ran out");
+        goto close;
+    }
+    *server = opened;
+    return STATUS_OK;
+close:
+    rpc_close(opened);
+    return status;
+}
+
+/* ---- serving and stopping ---- */
+
+void rpc_set_serving(struct rpc_server *server, bool serving)
+{
+    pthread_mutex_lock(&server->lock);
+    server->serving = serving;
+    pthread_mutex_unlock(&server->lock);
+    rpc_watch_all(server);
+}
+
+/* Waits until `done` or `deadline`; lock held. */
+static bool wait_until(struct rpc_server *server, bool (*done)(const struct rpc_server *),
+                       int64_t deadline)
+{
+    struct timespec at = {.tv_sec = deadline / CLOCK_SECOND, .tv_nsec = deadline % CLOCK_SECOND};
+    while (!done(server))
+        if (pthread_cond_timedwait(&server->changed, &server->lock, &at) != 0)
+            return done(server);
+    return true;
+}
+
+static bool no_calls(const struct rpc_server *server)
+{
+    return server->calls == 0;
+}
+
+static bool is_shut_down(const struct rpc_server *server)
+{
+    return server->shut_down && server->calls == 0;
+}
+
+/* Listener closed, calls given until `deadline`, then cancelled. */
+static bool stop(struct rpc_server *server, int64_t deadline)
+{
+    pthread_mutex_lock(&server->lock);
+    bool stopped_before = server->stopping || server->shut_down;
+    server->stopping = true;
+    pthread_mutex_unlock(&server->lock);
+    if (stopped_before)
+        return true;
+    server->shutdown_tag = (struct rpc_tag){NULL, NULL};
+    grpc_server_shutdown_and_notify(server->grpc, server->queue, &server->shutdown_tag);
+    rpc_watch_all(server);
+    pthread_mutex_lock(&server->lock);
+    bool clean = wait_until(server, no_calls, deadline);
+    pthread_mutex_unlock(&server->lock);
+    if (!clean)
+        grpc_server_cancel_all_calls(server->grpc);
+    pthread_mutex_lock(&server->lock);
+    if (!wait_until(server, is_shut_down, clock_now() + LEAVE_SECONDS * CLOCK_SECOND))
+        log_warning("rpc: %d calls did not end after they were cancelled", server->calls);
+    pthread_mutex_unlock(&server->lock);
+    return clean;
+}
+
+bool rpc_drain(struct rpc_server *server, int64_t deadline)
+{
+    rpc_set_serving(server, false);
+    engine_drain(server->options.engine);
+    engine_wait_idle(server->options.engine, deadline);
+    /* A short grace, so that what the engine finished at the last moment still reaches clients. */
+    int64_t soon = clock_now() + CLOCK_SECOND / 2;
+    return stop(server, deadline > soon ? deadline : soon);
+}
+
+static void join_threads(struct rpc_server *server)
+{
+    if (server->queue)
+        grpc_completion_queue_shutdown(server->queue);
+    if (!server->poller_count && server->queue)
+        while (grpc_completion_queue_next(server->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL)
+                   .type != GRPC_QUEUE_SHUTDOWN)
+            ;
+    for (int i = 0; i < server->poller_count; i++)
+        pthread_join(server->pollers[i], NULL);
+    pthread_mutex_lock(&server->lock);
+    server->pump_stop = true;
+    pthread_cond_signal(&server->pump_work);
+    pthread_mutex_unlock(&server->lock);
+    if (server->pump_running)
+        pthread_join(server->pump, NULL);
+}
+
+void rpc_close(struct rpc_server *server)
+{
+    if (!server)
+        return;
+    stop(server, clock_now());
+    pthread_mutex_lock(&server->lock);
+    int left = server->calls;
+    pthread_mutex_unlock(&server->lock);
+    if (left) { /* freeing under a live call would be worse than the leak: the process ends anyway
+                 */
+        log_error("rpc: closed with %d live calls", left);
+        return;
+    }
+    if (server->grpc && server->poller_count == 0) {
+        grpc_server_shutdown_and_notify(server->grpc, server->queue, &server->shutdown_tag);
+        grpc_completion_queue_next(server->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    }
+    if (server->grpc)
+        grpc_server_destroy(server->grpc);
+    join_threads(server);
+    if (server->queue)
+        grpc_completion_queue_destroy(server->queue);
+    grpc_shutdown();
+    for (struct rpc_waiter *waiter = server->free_waiters, *next; waiter; waiter = next) {
+        next = waiter->next;
+        free(waiter);
+    }
+    for (int i = 0; i < server->token_count; i++)
+        free(server->tokens[i]);
+    free(server->tokens);
+    pthread_mutex_destroy(&server->lock);
+    pthread_cond_destroy(&server->pump_work);
+    pthread_cond_destroy(&server->changed);
+    free(server);
+}
