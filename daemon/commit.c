@@ -221,8 +221,8 @@ static void item_commit(struct engine *engine, struct sequence *sequence,
         sequence_end(engine, sequence, &NOT_FINITE);
         return;
     }
-    if (sequence->first == 0 && item->sample >= 0)
-        sequence->first = now;
+    if (item->sample >= 0)
+        times_token(&engine->times, sequence, now);
     progress_send(engine, sequence, item);
     if (spec->kind == REQUEST_SCORE) {
         score_commit(engine, sequence, results, item->scored);

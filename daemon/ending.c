@@ -5,17 +5,8 @@
 
 #include "daemon/engine_private.h"
 
-static void times_fill(struct event *event, const struct sequence *sequence, int64_t now)
-{
-    int64_t submitted = sequence->job->submitted;
-    int64_t started = sequence->started != 0 ? sequence->started : now;
-    int64_t first = sequence->first != 0 ? sequence->first : now;
-    event->queued = clock_seconds(started - submitted);
-    event->prefill = clock_seconds(first - started);
-    event->decode = clock_seconds(now - first);
-}
-
-static struct event *finished_fill(struct sequence *sequence, const struct ending *ending)
+static struct event *finished_fill(struct engine *engine, struct sequence *sequence,
+                                   const struct ending *ending)
 {
     struct event *event = sequence->finished;
     sequence->finished = NULL;
@@ -33,7 +24,7 @@ static struct event *finished_fill(struct sequence *sequence, const struct endin
     event->prompt_tokens = sequence->job->spec->prompt_tokens;
     event->completion_tokens = sequence->sampled;
     event->seed = sequence->seed;
-    times_fill(event, sequence, clock_now());
+    times_finish(&engine->times, sequence, event, clock_now());
     return event;
 }
 
@@ -61,7 +52,7 @@ void sequence_end(struct engine *engine, struct sequence *sequence, const struct
         return;
     sequence->ended = true;
     scheduler_remove(engine->scheduler, &sequence->entry);
-    struct event *event = finished_fill(sequence, ending);
+    struct event *event = finished_fill(engine, sequence, ending);
     event->last = ++job->ended == job->choices;
     if (event->last)
         job_close(engine, job, ending->reason);

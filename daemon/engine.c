@@ -65,6 +65,7 @@ enum status engine_open(const struct engine_options *options, struct engine **ou
         return error_set(error, STATUS_NO_MEMORY, "engine: out of memory");
     engine->options = *options;
     engine->next_deadline = CLOCK_NEVER;
+    times_init(&engine->times);
     plan_step_shape(options->plan, &engine->shape);
     status = parts_create(engine, error);
     if (status != STATUS_OK)

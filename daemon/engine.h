@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/histogram.h"
 #include "daemon/request.h"
 #include "daemon/tokenizer.h"
 #include "partition/partition.h"
@@ -26,13 +27,19 @@ struct engine_options {
 };
 
 struct engine_load {
-    int running, waiting;     /* sequences in slots; choices waiting */
+    int running, waiting; /* sequences in slots; choices waiting */
     int slots, slots_used;
     uint64_t blocks, blocks_used;
     uint64_t steps;
     uint64_t requests, finished, cancelled, failed;
     uint64_t prompt_tokens, generated_tokens;
     bool draining;
+};
+
+/* Seconds, of sequences that generate. */
+struct engine_times {
+    struct histogram first_token, between_tokens;    /* from arrival; between two tokens */
+    struct histogram whole, queued, prefill, decode; /* of sequences that ran to their end */
 };
 
 enum status engine_open(const struct engine_options *options, struct engine **engine,
@@ -54,6 +61,8 @@ void engine_drain(struct engine *engine);
 /* True once draining and nothing is live; waits until then or `deadline` (clock_now() time). */
 bool engine_wait_idle(struct engine *engine, int64_t deadline);
 void engine_load(struct engine *engine, struct engine_load *load);
+/* Written by the engine's thread, to be printed by any. */
+const struct engine_times *engine_times(const struct engine *engine);
 /* Not STATUS_OK once a step failed on any rank: the process must end. */
 enum status engine_health(struct engine *engine, struct error *error);
 

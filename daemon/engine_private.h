@@ -36,6 +36,7 @@ struct sequence {
     bool ended;             /* its last event is out; results are dropped */
     bool reaped;            /* slot and blocks are back */
     int64_t started, first; /* clock_now() of the first step and the first token, 0: not yet */
+    int64_t newest;         /* of the newest token */
 };
 
 /* A live request. Memory is taken in engine_submit; the engine's thread only frees it. */
@@ -86,6 +87,7 @@ struct engine {
     int paused;            /* jobs */
     bool failed;
     struct engine_load load; /* the counters, published each turn */
+    struct engine_times times;
 };
 
 /* ---- inbox.c ---- */
@@ -110,6 +112,14 @@ void inbox_started(struct inbox *inbox);
 void inbox_reaped(struct inbox *inbox);
 void inbox_publish(struct inbox *inbox, const struct engine_load *load);
 void inbox_fail(struct inbox *inbox, const struct error *error);
+
+/* ---- times.c ---- */
+void times_init(struct engine_times *times);
+/* A token came: time to first token, or since the one before. */
+void times_token(struct engine_times *times, struct sequence *sequence, int64_t now);
+/* Fills the seconds of a FINISHED event, and counts them when the sequence ran to its end. */
+void times_finish(struct engine_times *times, const struct sequence *sequence, struct event *event,
+                  int64_t now);
 
 /* ---- job.c ---- */
 enum status job_create(const struct engine *engine, struct request *request, struct job **job,
