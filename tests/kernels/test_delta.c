@@ -1,0 +1,253 @@
+/* The gated delta rule: recurrence and chunks against float64, against each other, and cut. */
+#include <math.h>
+#include <string.h>
+
+#include "tests/kernels/harness.h"
+#include "tests/kernels/reference.h"
+
+/* Random inputs of the delta rule over packed tokens. */
+struct scene {
+    int heads, d_k, d_v, tokens;
+    float *q, *k, *v, *g, *beta;
+};
+
+/* `slow`: decays near 1, where errors live longest. */
+static struct scene random_scene(int heads, int d_k, int d_v, int tokens, bool slow)
+{
+    size_t rows = (size_t)(tokens * heads), keys = rows * (size_t)d_k;
+    struct scene c = {.heads = heads, .d_k = d_k, .d_v = d_v, .tokens = tokens};
+
+    c.q = random_activations(keys, 1.0 / d_k); /* unit length times d_k^-1/2 */
+    c.k = random_activations(keys, 1.0 / sqrt(d_k));
+    c.v = random_activations(rows * (size_t)d_v, 1.0);
+    c.g = random_floats(rows, slow ? 1e-3 : 0.5);
+    c.beta = random_floats(rows, 1.0);
+    for (size_t i = 0; i < rows; i++) {
+        c.g[i] = -fabsf(c.g[i]);
+        c.beta[i] = (float)ref_sigmoid(c.beta[i]);
+    }
+    return c;
+}
+
+/* The same without the first `tokens`. */
+static struct scene scene_from(const struct scene *c, int tokens)
+{
+    struct scene rest = *c;
+
+    rest.tokens -= tokens;
+    rest.q += tokens * c->heads * c->d_k;
+    rest.k += tokens * c->heads * c->d_k;
+    rest.v += tokens * c->heads * c->d_v;
+    rest.g += tokens * c->heads;
+    rest.beta += tokens * c->heads;
+    return rest;
+}
+
+/* Runs the first batch->tokens of the scene; chunk 0 is the recurrence. */
+static float *run(const struct scene *c, const struct ragged *batch, float *state, int chunk)
+{
+    size_t rows = (size_t)(batch->tokens * c->heads), count = rows * (size_t)c->d_v;
+    void *out = poison(count);
+    struct delta_op op = {.batch = batch,
+                          .heads = c->heads,
+                          .d_k = c->d_k,
+                          .d_v = c->d_v,
+                          .q = put(c->q, rows * (size_t)c->d_k),
+                          .k = put(c->k, rows * (size_t)c->d_k),
+                          .v = put(c->v, count),
+                          .g = put_floats(c->g, rows),
+                          .beta = put_floats(c->beta, rows),
+                          .state = state,
+                          .out = out,
+                          .chunk = chunk};
+
+    if (chunk == 0)
+        MUST(h.backend->delta_recurrent(h.device, &op));
+    else
+        MUST(h.backend->delta_chunked(h.device, &op));
+    return get(out, count);
+}
+
+static double *doubles(const float *from, size_t count)
+{
+    double *to = host_memory(count, sizeof(double));
+
+    for (size_t i = 0; i < count; i++)
+        to[i] = from[i];
+    return to;
+}
+
+/* float64 from `state` [heads, d_k, d_v] over `tokens`. */
+static double *reference(const struct scene *c, int tokens, double *state)
+{
+    size_t rows = (size_t)(tokens * c->heads), size = (size_t)(c->d_k * c->d_v);
+    double *q = doubles(c->q, rows * (size_t)c->d_k), *k = doubles(c->k, rows * (size_t)c->d_k);
+    double *v = doubles(c->v, rows * (size_t)c->d_v), *g = doubles(c->g, rows);
+    double *beta = doubles(c->beta, rows);
+    double *out = host_memory(rows * (size_t)c->d_v, sizeof(double));
+
+    for (int head = 0; head < c->heads; head++)
+        ref_delta(q + head * c->d_k, k + head * c->d_k, v + head * c->d_v, g + head, beta + head,
+                  tokens, c->heads, c->d_k, c->d_v, state + (size_t)head * size,
+                  out + head * c->d_v);
+    return out;
+}
+
+static const int chunks[] = {0, 1, 2, 3, 5, 64, 100};
+enum { CHUNKS = sizeof(chunks) / sizeof(chunks[0]) };
+
+/* Both forms over a ragged batch: states of other slots stay, new sequences start from zero. */
+static void check_ragged(const struct scene *c, const struct sequence *sequence, int sequences,
+                         int chunk)
+{
+    enum { SLOTS = 12 };
+    size_t size = (size_t)(c->heads * c->d_k * c->d_v);
+    float *pool = random_floats(SLOTS * size, 0.3);
+    struct ragged *batch = make_batch(sequence, sequences, SLOTS);
+    float *state = put_floats(pool, SLOTS * size);
+    float *out = run(c, batch, state, chunk), *after = get_floats(state, SLOTS * size);
+    bool used[SLOTS] = {false};
+
+    for (int s = 0; s < sequences; s++) {
+        int slot = batch->host_slots[s], start = batch->host_starts[s];
+        struct scene part = scene_from(c, start);
+        double *wide = sequence[s].context > 0 ? doubles(pool + (size_t)slot * size, size)
+                                               : host_memory(size, sizeof(double));
+        double *want = reference(&part, sequence[s].tokens, wide);
+        used[slot] = true;
+        assert_close("delta output", out + start * c->heads * c->d_v, want,
+                     (size_t)(sequence[s].tokens * c->heads * c->d_v), 1e-5, 2e-2);
+        assert_close("delta state", after + (size_t)slot * size, wide, size, 1e-5, 1e-2);
+    }
+    for (size_t slot = 0; slot < SLOTS; slot++)
+        if (!used[slot])
+            assert_same_bits(after + slot * size, pool + slot * size, size);
+}
+
+static void both_forms_agree_with_float64(void **state)
+{
+    static const struct sequence sequence[] = {{0, 1}, {9, 1},  {4, 2},  {0, 3},
+                                               {1, 5}, {0, 63}, {7, 64}, {0, 130}};
+    static const int shapes[][3] = {{2, 24, 64}, {1, 96, 256}, {3, 16, 20}};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        for (int n = 0; n < CHUNKS; n++) {
+            struct scene c =
+                random_scene(shapes[i][0], shapes[i][1], shapes[i][2], 269, (i + n) % 2 == 0);
+            check_ragged(&c, sequence, 8, chunks[n]);
+            harness_sweep(NULL);
+        }
+    }
+}
+
+/* A sequence in pieces; the state is carried in slot 1 of 3, and handed back in *last. */
+static float *run_pieces(const struct scene *c, const int *pieces, int count, int chunk,
+                         float **last)
+{
+    size_t size = (size_t)(c->heads * c->d_k * c->d_v), row = (size_t)(c->heads * c->d_v);
+    float *state = poison_raw(3 * size * sizeof(float));
+    float *all = host_memory((size_t)c->tokens * row, sizeof(float));
+    const int32_t slot = 1;
+    int done = 0;
+
+    for (int i = 0; i < count && done < c->tokens; i++) {
+        struct sequence now = {done, pieces[i] < c->tokens - done ? pieces[i] : c->tokens - done};
+        struct scene rest = scene_from(c, done);
+        float *out = run(&rest, make_batch_at(&now, 1, &slot), state, chunk);
+        memcpy(all + (size_t)done * row, out, (size_t)now.tokens * row * sizeof(float));
+        done += now.tokens;
+    }
+    assert_int_equal(done, c->tokens);
+    *last = get_floats(state + size, size);
+    return all;
+}
+
+static void a_cut_recurrence_has_the_same_bits(void **state)
+{
+    static const int whole[] = {200}, cuts[] = {1, 2, 3, 1, 64, 5, 63, 61};
+    struct scene c = random_scene(2, 24, 80, 200, true);
+    float *state_whole, *state_cut;
+    float *one = run_pieces(&c, whole, 1, 0, &state_whole);
+    float *other = run_pieces(&c, cuts, 8, 0, &state_cut);
+
+    (void)state;
+    if (!h.exact)
+        return;
+    assert_same_bits(one, other, 200 * 2 * 80);
+    assert_same_bits(state_whole, state_cut, 2 * 24 * 80);
+}
+
+static void chunks_agree_with_the_recurrence_at_any_cut(void **state)
+{
+    static const int whole[] = {1000};
+    static const int cuts[][8] = {
+        {1, 1000}, {2, 1000}, {3, 1000}, {64, 1, 65, 2, 128, 3, 7, 1000}, {130, 1, 1, 1, 1000}};
+    float *want_state, *got_state;
+
+    (void)state;
+    for (int n = 1; n < CHUNKS; n++) {
+        for (int i = 0; i < 5; i++) {
+            struct scene c = random_scene(1, 24, 64, random_int(140, 300), i % 2 == 0);
+            size_t count = (size_t)(c.tokens * 64);
+            float *want = run_pieces(&c, whole, 1, 0, &want_state);
+            float *got = run_pieces(&c, cuts[i], 8, chunks[n], &got_state);
+            assert_close("chunks", got, doubles(want, count), count, 1e-5, 2e-2);
+            assert_close("state", got_state, doubles(want_state, 24 * 64), 24 * 64, 1e-5, 1e-2);
+            harness_sweep(NULL);
+        }
+    }
+}
+
+/* Keys that point the same way make the chunk's triangular matrix as large as it gets; g far below
+ * zero overflows exp(-G) if the differences are not taken first. */
+static void chunks_hold_for_hard_inputs(void **state)
+{
+    static const int whole[] = {128};
+    struct scene c = random_scene(1, 24, 64, 128, true);
+    float *want_state, *got_state;
+
+    (void)state;
+    for (int t = 0; t < 128; t++) {
+        memcpy(c.k + t * 24, c.k, 24 * sizeof(float));
+        c.g[t] = t % 7 == 3 ? -60.0f : c.g[t];
+        c.beta[t] = 0.999f;
+    }
+    float *want = run_pieces(&c, whole, 1, 0, &want_state);
+    float *got = run_pieces(&c, whole, 1, 64, &got_state);
+    assert_close("chunks", got, doubles(want, 128 * 64), 128 * 64, 1e-4, 3e-2);
+    assert_close("state", got_state, doubles(want_state, 24 * 64), 24 * 64, 1e-4, 3e-2);
+}
+
+/* The carried state of 10,000 single steps against one chunked run. */
+static void the_state_does_not_drift(void **state)
+{
+    enum { TOKENS = 10000, DK = 16, DV = 16 };
+    struct scene c = random_scene(1, DK, DV, TOKENS, true);
+    const int32_t slot = 0;
+    const struct sequence all = {0, TOKENS};
+    float *one = poison_raw(DK * DV * 4), *many = poison_raw(DK * DV * 4);
+    double *wide = host_memory(DK * DV, sizeof(double));
+
+    (void)state;
+    run(&c, make_batch_at(&all, 1, &slot), many, 64);
+    run(&c, make_batch_at(&all, 1, &slot), one, 0);
+    reference(&c, TOKENS, wide);
+    assert_close("recurrence", get_floats(one, DK * DV), wide, DK * DV, 1e-5, 1e-5);
+    assert_close("chunks", get_floats(many, DK * DV), wide, DK * DV, 1e-5, 1e-2);
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, harness_sweep)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(both_forms_agree_with_float64),
+        TEST(a_cut_recurrence_has_the_same_bits),
+        TEST(chunks_agree_with_the_recurrence_at_any_cut),
+        TEST(chunks_hold_for_hard_inputs),
+        TEST(the_state_does_not_drift),
+    };
+
+    return cmocka_run_group_tests(tests, harness_open, harness_close);
+}
