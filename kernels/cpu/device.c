@@ -63,10 +63,14 @@ enum status cpu_memory(struct device *device, size_t *available, size_t *total)
 
 enum status cpu_allocate(struct device *device, size_t bytes, void **memory)
 {
+    size_t available, total;
     uint64_t rounded;
 
-    (void)device;
     if (!checked_add(bytes, 255, &rounded))
+        return STATUS_NO_MEMORY;
+    /* All of it is about to be written: more than the machine has must fail here, not in the
+     * kernel's out-of-memory killer. */
+    if (cpu_memory(device, &available, &total) == STATUS_OK && rounded > total)
         return STATUS_NO_MEMORY;
     rounded = bytes == 0 ? 256 : rounded / 256 * 256;
     *memory = aligned_alloc(256, rounded);

@@ -7,4 +7,10 @@
 /* Any shape, tokens [from, to): a block per token and head, on the ordinary cores. */
 enum status attention_any(struct device *device, const struct attention_op *op, int from, int to);
 
+/* head_dim 128 and groups of up to 8 heads. */
+bool attention_decode_fits(const struct attention_op *op);
+/* The batch's leading sequences of one token. */
+enum status attention_decode(struct device *device, const struct attention_op *op);
+int attention_decode_splits(int pairs, int tiles, int slots, int most);
+
 #endif

@@ -1,5 +1,5 @@
 /* Dynamic causal convolution: the outputs first, token-parallel, then the carried rows. */
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/convolution.h"
 #include "kernels/cuda/tensor.cuh"
 
 enum { RUN = 8 }; /* tokens that one thread walks with a sliding window */
@@ -17,10 +17,11 @@ __device__ static inline float input_at(const struct convolution_op &op, int64_t
         ((const bf16 *)op.rows)[((int64_t)slot * (op.taps - 1) + row) * op.channels + channel]);
 }
 
-__global__ static void convolution_any_kernel(struct convolution_op op, struct ragged batch)
+__global__ static void convolution_any_kernel(struct convolution_op op, struct ragged batch,
+                                              int from)
 {
     int channel = blockIdx.y * blockDim.x + threadIdx.x;
-    int64_t token = blockIdx.x;
+    int64_t token = from + blockIdx.x;
     if (channel >= op.channels)
         return;
     int sequence = batch.token_sequence[token];
@@ -52,12 +53,12 @@ __device__ static inline void input8_at(const struct convolution_op &op, int64_t
 }
 
 /* Four taps, eight channels a thread, RUN tokens in a row. */
-__global__ static void convolution_4_kernel(struct convolution_op op, struct ragged batch)
+__global__ static void convolution_4_kernel(struct convolution_op op, struct ragged batch, int from)
 {
     int channel = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (channel >= op.channels)
         return;
-    int64_t begin = (int64_t)blockIdx.y * RUN;
+    int64_t begin = from + (int64_t)blockIdx.y * RUN;
     int sequence = -1;
     int64_t first = 0;
     int slot = 0;
@@ -104,10 +105,11 @@ __global__ static void convolution_4_kernel(struct convolution_op op, struct rag
 }
 
 /* The last taps - 1 inputs of each sequence; in order, since the shift is in place. */
-__global__ static void convolution_rows_kernel(struct convolution_op op, struct ragged batch)
+__global__ static void convolution_rows_kernel(struct convolution_op op, struct ragged batch,
+                                               int from)
 {
     int channel = blockIdx.x * blockDim.x + threadIdx.x;
-    int sequence = blockIdx.y;
+    int sequence = from + blockIdx.y;
     if (channel >= op.channels)
         return;
     int64_t first = batch.starts[sequence];
@@ -122,24 +124,33 @@ __global__ static void convolution_rows_kernel(struct convolution_op op, struct 
     }
 }
 
+enum status convolution_from(struct device *device, const struct convolution_op *op, int sequence)
+{
+    const int from = sequence; /* one token each before it */
+    const int tokens = op->batch->tokens - from;
+    const int channels = op->channels;
+    if (tokens <= 0 || channels == 0)
+        return STATUS_OK;
+    bool wide = op->taps == 4 && channels % 8 == 0 && op->ld_u % 8 == 0 && aligned16(op->u) &&
+                aligned16(op->kernels) && aligned16(op->rows) && aligned16(op->out);
+    if (wide)
+        convolution_4_kernel<<<dim3(blocks_for(channels, 1024), blocks_for(tokens, RUN)), 128, 0,
+                               device->stream>>>(*op, *op->batch, from);
+    else
+        convolution_any_kernel<<<dim3(tokens, blocks_for(channels, 128)), 128, 0,
+                                 device->stream>>>(*op, *op->batch, from);
+    enum status status = launch_check("convolution");
+    if (status != STATUS_OK || op->taps == 1)
+        return status;
+    convolution_rows_kernel<<<dim3(blocks_for(channels, 128), op->batch->sequences - sequence),
+                              128, 0, device->stream>>>(*op, *op->batch, sequence);
+    return launch_check("convolution rows");
+}
+
 enum status cuda_convolution(struct device *device, const struct convolution_op *op)
 {
     enum status status = device_enter(device);
-    int tokens = op->batch->tokens;
-    if (status != STATUS_OK || tokens == 0)
+    if (status != STATUS_OK)
         return status;
-    bool wide = op->taps == 4 && op->channels % 8 == 0 && op->ld_u % 8 == 0 && aligned16(op->u) &&
-                aligned16(op->kernels) && aligned16(op->rows) && aligned16(op->out);
-    if (wide)
-        convolution_4_kernel<<<dim3(blocks_for(op->channels, 1024), blocks_for(tokens, RUN)), 128,
-                               0, device->stream>>>(*op, *op->batch);
-    else
-        convolution_any_kernel<<<dim3(tokens, blocks_for(op->channels, 128)), 128, 0,
-                                 device->stream>>>(*op, *op->batch);
-    status = launch_check("convolution");
-    if (status != STATUS_OK || op->taps == 1)
-        return status;
-    convolution_rows_kernel<<<dim3(blocks_for(op->channels, 128), op->batch->sequences), 128, 0,
-                              device->stream>>>(*op, *op->batch);
-    return launch_check("convolution rows");
+    return convolution_from(device, op, 0);
 }

@@ -9,10 +9,15 @@ enum status cuda_delta_recurrent(struct device *device, const struct delta_op *o
     return delta_any(device, op, 0, op->batch->sequences);
 }
 
+enum status delta_from(struct device *device, const struct delta_op *op, int sequence)
+{
+    return delta_any(device, op, sequence, op->batch->sequences);
+}
+
 enum status cuda_delta_chunked(struct device *device, const struct delta_op *op)
 {
     enum status status = device_enter(device);
     if (status != STATUS_OK)
         return status;
-    return delta_any(device, op, 0, op->batch->sequences);
+    return delta_from(device, op, 0);
 }

@@ -7,4 +7,7 @@
 /* Any shape, sequences [from, to): the recurrence, token by token, state in shared memory. */
 enum status delta_any(struct device *device, const struct delta_op *op, int from, int to);
 
+/* The fastest form for the sequences from `sequence` on. */
+enum status delta_from(struct device *device, const struct delta_op *op, int sequence);
+
 #endif

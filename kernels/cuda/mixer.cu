@@ -1,14 +1,184 @@
-/* The jet mixer. */
-#include "kernels/cuda/device.h"
+/* The jet mixer: the generator's kernels for all tokens; then decoding sequences in one fused pass
+ * each, and the others through the fine entries and the chunked delta rule. */
+#include "kernels/cuda/mixer.h"
 
-extern "C" const struct backend backend_cuda;
+#include <cmath>
 
-enum status cuda_jet_mixer(struct device *device, const struct jet_mixer_op *op)
+#include "kernels/cuda/convolution.h"
+#include "kernels/cuda/delta.h"
+
+/* Byte offsets into jet_mixer_op.scratch; every array has a row for each token of the step. */
+struct layout {
+    size_t generated; /* [tokens, generator]: silu(y W1) */
+    size_t kernels;   /* [tokens, heads * d_v, taps] */
+    size_t q, k;      /* [tokens, heads, d_k] */
+    size_t v, o;      /* [tokens, heads, d_v] */
+    size_t g, beta;   /* [tokens, heads] f32 */
+    size_t bytes;
+};
+
+static size_t reserve(struct layout *layout, size_t rows, size_t columns, size_t element)
 {
-    return compose_jet_mixer(&backend_cuda, device, op);
+    size_t at = layout->bytes;
+    layout->bytes += (rows * columns * element + 255) / 256 * 256;
+    return at;
+}
+
+static struct layout layout_of(const struct jet_mixer_op *op, int max_tokens)
+{
+    struct layout layout = {};
+    size_t tokens = (size_t)max_tokens, heads = (size_t)op->heads;
+    size_t keys = heads * (size_t)op->d_k, values = heads * (size_t)op->d_v;
+    layout.generated = reserve(&layout, tokens, (size_t)op->generator, 2);
+    layout.kernels = reserve(&layout, tokens, values * (size_t)op->taps, 2);
+    layout.q = reserve(&layout, tokens, keys, 2);
+    layout.k = reserve(&layout, tokens, keys, 2);
+    layout.v = reserve(&layout, tokens, values, 2);
+    layout.o = reserve(&layout, tokens, values, 2);
+    layout.g = reserve(&layout, tokens, heads, 4);
+    layout.beta = reserve(&layout, tokens, heads, 4);
+    return layout;
 }
 
 size_t cuda_jet_mixer_scratch(const struct jet_mixer_op *shape, int max_tokens)
 {
-    return compose_jet_mixer_scratch(&backend_cuda, shape, max_tokens);
+    return layout_of(shape, max_tokens).bytes;
+}
+
+static enum status mix_generator(struct device *device, const struct jet_mixer_op *op,
+                                 const struct layout *at)
+{
+    char *scratch = (char *)op->scratch;
+    struct silu_op silu = {};
+    silu.rows = op->batch->tokens;
+    silu.columns = silu.ld_out = op->generator;
+    silu.ld_x = op->ld_projected;
+    silu.x = (const __nv_bfloat16 *)op->projected + op->w1_at;
+    silu.out = scratch + at->generated;
+    enum status status = cuda_silu(device, &silu);
+    if (status != STATUS_OK)
+        return status;
+    struct gemm_op gemm = {};
+    gemm.rows = op->batch->tokens;
+    gemm.columns = gemm.ld_out = op->heads * op->d_v * op->taps;
+    gemm.depth = gemm.ld_x = op->generator;
+    gemm.x = scratch + at->generated;
+    gemm.weight = op->w2;
+    gemm.bias = op->w2_bias;
+    gemm.out = scratch + at->kernels;
+    return cuda_gemm(device, &gemm);
+}
+
+/* q, k, g and beta of the tokens from `first` on. */
+static enum status mix_inputs(struct device *device, const struct jet_mixer_op *op,
+                              const struct layout *at, int first)
+{
+    const __nv_bfloat16 *projected =
+        (const __nv_bfloat16 *)op->projected + (int64_t)first * op->ld_projected;
+    char *scratch = (char *)op->scratch;
+    struct head_norm_op norm = {};
+    norm.tokens = op->batch->tokens - first;
+    norm.heads = op->heads;
+    norm.dim = op->d_k;
+    norm.ld_x = op->ld_projected;
+    norm.epsilon = op->head_epsilon;
+    norm.scale = 1.0f / sqrtf((float)op->d_k);
+    norm.x = projected + op->q_at;
+    norm.out = (__nv_bfloat16 *)(scratch + at->q) + (int64_t)first * op->heads * op->d_k;
+    enum status status = cuda_head_norm(device, &norm);
+    if (status != STATUS_OK)
+        return status;
+    norm.scale = 1.0f;
+    norm.x = projected + op->k_at;
+    norm.out = (__nv_bfloat16 *)(scratch + at->k) + (int64_t)first * op->heads * op->d_k;
+    status = cuda_head_norm(device, &norm);
+    if (status != STATUS_OK)
+        return status;
+    struct gates_op gates = {};
+    gates.tokens = norm.tokens;
+    gates.heads = op->heads;
+    gates.ld_a = gates.ld_b = op->ld_projected;
+    gates.a = projected + op->a_at;
+    gates.b = projected + op->b_at;
+    gates.a_log = op->a_log;
+    gates.dt_bias = op->dt_bias;
+    gates.g = (float *)(scratch + at->g) + (int64_t)first * op->heads;
+    gates.beta = (float *)(scratch + at->beta) + (int64_t)first * op->heads;
+    return cuda_gates(device, &gates);
+}
+
+static enum status mix_convolution(struct device *device, const struct jet_mixer_op *op,
+                                   const struct layout *at, int sequence)
+{
+    char *scratch = (char *)op->scratch;
+    struct convolution_op convolution = {};
+    convolution.batch = op->batch;
+    convolution.channels = op->heads * op->d_v;
+    convolution.taps = op->taps;
+    convolution.ld_u = op->ld_projected;
+    convolution.u = (const __nv_bfloat16 *)op->projected + op->v_at;
+    convolution.kernels = scratch + at->kernels;
+    convolution.rows = op->rows;
+    convolution.out = scratch + at->v;
+    return convolution_from(device, &convolution, sequence);
+}
+
+static enum status mix_delta(struct device *device, const struct jet_mixer_op *op,
+                             const struct layout *at, int sequence)
+{
+    char *scratch = (char *)op->scratch;
+    struct delta_op delta = {};
+    delta.batch = op->batch;
+    delta.heads = op->heads;
+    delta.d_k = op->d_k;
+    delta.d_v = op->d_v;
+    delta.q = scratch + at->q;
+    delta.k = scratch + at->k;
+    delta.v = scratch + at->v;
+    delta.g = (const float *)(scratch + at->g);
+    delta.beta = (const float *)(scratch + at->beta);
+    delta.state = op->state;
+    delta.out = scratch + at->o;
+    delta.chunk = 64;
+    return delta_from(device, &delta, sequence);
+}
+
+static enum status mix_gated_norm(struct device *device, const struct jet_mixer_op *op,
+                                  const struct layout *at, int first)
+{
+    int64_t values = (int64_t)op->heads * op->d_v;
+    struct gated_norm_op norm = {};
+    norm.tokens = op->batch->tokens - first;
+    norm.heads = op->heads;
+    norm.dim = op->d_v;
+    norm.ld_gate = op->ld_projected;
+    norm.epsilon = op->norm_epsilon;
+    norm.o = (const __nv_bfloat16 *)((const char *)op->scratch + at->o) + first * values;
+    norm.gate = (const __nv_bfloat16 *)op->projected + (int64_t)first * op->ld_projected +
+                op->gate_at;
+    norm.weight = op->norm_weight;
+    norm.out = (__nv_bfloat16 *)op->out + first * values;
+    return cuda_gated_norm(device, &norm);
+}
+
+enum status cuda_jet_mixer(struct device *device, const struct jet_mixer_op *op)
+{
+    const struct layout at = layout_of(op, op->batch->tokens);
+    enum status status = device_enter(device);
+    if (status != STATUS_OK || op->batch->tokens == 0)
+        return status;
+    status = mix_generator(device, op, &at);
+    if (status != STATUS_OK)
+        return status;
+    int stepped = mixer_step_fits(op) ? op->batch->decodes : 0;
+    if (stepped > 0)
+        status = mixer_step(device, op, (const char *)op->scratch + at.kernels);
+    if (status != STATUS_OK || stepped == op->batch->sequences)
+        return status;
+    /* A sequence among the first `stepped` has one token, so both counts are the same. */
+    if ((status = mix_inputs(device, op, &at, stepped)) != STATUS_OK ||
+        (status = mix_convolution(device, op, &at, stepped)) != STATUS_OK ||
+        (status = mix_delta(device, op, &at, stepped)) != STATUS_OK)
+        return status;
+    return mix_gated_norm(device, op, &at, stepped);
 }

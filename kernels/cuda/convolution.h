@@ -1,0 +1,10 @@
+/* The dynamic convolution of the sequences from `sequence` on. */
+#ifndef JETD_KERNELS_CUDA_CONVOLUTION_H
+#define JETD_KERNELS_CUDA_CONVOLUTION_H
+
+#include "kernels/cuda/device.h"
+
+/* Sequences before it have one token each (or there are none). */
+enum status convolution_from(struct device *device, const struct convolution_op *op, int sequence);
+
+#endif
