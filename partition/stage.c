@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "daemon/base/guard.h"
+
 static enum status region_create(struct stage *stage, int index, uint64_t bytes, const char *what,
                                  struct region *region, struct error *error)
 {
@@ -217,7 +219,9 @@ static enum status step_run(struct stage *stage, const struct step *step,
 enum status stage_run(struct stage *stage, const struct step *step, struct step_result *results,
                       struct error *error)
 {
+    guard_enter("step");
     enum status status = step_run(stage, step, results, error);
+    guard_leave();
     if (status != STATUS_OK)
         return error_set(error, status, "rank %d, step %llu: %s", stage->rank->rank,
                          (unsigned long long)step->number, status_name(status));

@@ -1,0 +1,275 @@
+#include "tests/golden/scenario.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A sequence that is fed to a slot: the fixture's prompt, then what was sampled. */
+struct feed {
+    int slot, position, blocks;
+    bool counted;
+    struct sample_row sample; /* of its draws */
+    int next_block;           /* blocks are taken from here upwards */
+};
+
+static struct feed feed_make(int slot)
+{
+    return (struct feed){
+        .slot = slot,
+        .sample = {.slot = slot, .target = -1, .top_p = 1, .repetition = 1, .tops = 5},
+        .next_block = slot * 25};
+}
+
+static void add_sequence(struct rig *rig, struct feed *feed, int tokens, const int32_t *ids)
+{
+    int32_t blocks[64];
+    int fresh = 0, end = feed->position + tokens;
+    for (; (feed->blocks + fresh) * rig->shape.block_tokens < end; fresh++)
+        blocks[fresh] = feed->next_block + feed->blocks + fresh;
+    struct step_sequence sequence = {.slot = feed->slot,
+                                     .tokens = tokens,
+                                     .context = feed->position,
+                                     .new_blocks = fresh,
+                                     .counted = feed->counted};
+    if (step_add_sequence(rig->builder, &sequence, ids, blocks) != STATUS_OK)
+        rig_fail(rig, "no room for a sequence");
+    feed->position = end;
+    feed->blocks += fresh;
+}
+
+static void add_row(struct rig *rig, int token, struct sample_row sample)
+{
+    struct step_row row = {.token = token, .sample = sample};
+    if (step_add_row(rig->builder, row, NULL, NULL) != STATUS_OK)
+        rig_fail(rig, "no room for a row");
+}
+
+/* The next `tokens` of the prompt; scored where the following token is known, sampled at its end.
+ */
+static void add_prompt(struct rig *rig, struct feed *feed, int tokens, bool scored)
+{
+    const struct fixture *f = rig->fixture;
+    int first = step_tokens(rig->builder), begin = feed->position;
+    add_sequence(rig, feed, tokens, f->prompt + begin);
+    for (int i = 0; i < tokens; i++) {
+        struct sample_row sample = feed->sample;
+        bool last = begin + i + 1 == f->prompt_count;
+        if (!last && !scored)
+            continue;
+        if (!last)
+            sample.target = f->prompt[begin + i + 1];
+        add_row(rig, first + i, sample);
+    }
+}
+
+static void add_decode(struct rig *rig, struct feed *feed)
+{
+    int32_t newest = -1 - feed->slot;
+    int token = step_tokens(rig->builder);
+    add_sequence(rig, feed, 1, &newest);
+    feed->sample.draw++;
+    add_row(rig, token, feed->sample);
+}
+
+static void trace_add(struct trace *trace, const struct step_result *result)
+{
+    trace->token[trace->rows] = result->token;
+    trace->logprob[trace->rows++] = result->logprob;
+}
+
+/* ---- against the fixture ------------------------------------------------------------------ */
+
+static void check_row(struct rig *rig, int position, const struct step_result *result)
+{
+    const struct fixture *f = rig->fixture;
+    double expected = fixture_logprob(f, position, result->token);
+    if (!(fabs(result->logprob - expected) <= 2e-4))
+        rig_fail(rig, "position %d: log-probability %g, expected %g", position,
+                 (double)result->logprob, expected);
+    if (result->tops != 5)
+        rig_fail(rig, "position %d: %d tops", position, result->tops);
+    for (int i = 0; i < result->tops; i++) {
+        double top = fixture_logprob(f, position, result->top[i].id);
+        int better = 0;
+        for (int id = 0; id < f->vocab; id++)
+            better += fixture_logprob(f, position, id) > top + 4e-4;
+        if (!(fabs(result->top[i].value - top) <= 2e-4) || better > i)
+            rig_fail(rig, "position %d, top %d: id %d with %g, expected %g; %d are better",
+                     position, i, result->top[i].id, (double)result->top[i].value, top, better);
+    }
+    if (result->is_argmax != (result->tops > 0 && result->top[0].id == result->token))
+        rig_fail(rig, "position %d: is_argmax is %d", position, result->is_argmax);
+}
+
+/* The whole prompt in chunks; every result is kept in order when a trace is given. */
+static void run_prompt(struct rig *rig, struct feed *feed, const struct chunks *chunks, bool check,
+                       struct trace *trace)
+{
+    int total = rig->fixture->prompt_count;
+    for (int i = 0; feed->position < total; i++) {
+        int left = total - feed->position, begin = feed->position;
+        int size = chunks != NULL && chunks->size[i] > 0 ? chunks->size[i] : left;
+        size = size < left ? size : left;
+        rig_begin(rig);
+        add_prompt(rig, feed, size, true);
+        rig_run(rig);
+        for (int t = 0; t < size; t++) {
+            if (check)
+                check_row(rig, begin + t, &rig->results[t]);
+            if (trace != NULL)
+                trace_add(trace, &rig->results[t]);
+        }
+    }
+}
+
+/* Greedy decoding from the token drawn at the prompt's end, `first`. */
+static void run_greedy(struct rig *rig, struct feed *feed, int32_t first)
+{
+    const struct fixture *f = rig->fixture;
+    int32_t token = first;
+    for (int i = 0; i < f->greedy_count; i++) {
+        if (token != f->greedy[i])
+            rig_fail(rig, "greedy token %d is %d, expected %d", i, token, f->greedy[i]);
+        if (i + 1 == f->greedy_count)
+            return;
+        rig_begin(rig);
+        add_decode(rig, feed);
+        rig_run(rig);
+        token = rig->results[0].token;
+    }
+}
+
+static int32_t newest_token(const struct trace *trace)
+{
+    return trace->token[trace->rows - 1];
+}
+
+void scenario_golden(struct rig *rig, void *chunks)
+{
+    struct feed feed = feed_make(3);
+    struct trace trace = {.rows = 0};
+    run_prompt(rig, &feed, chunks, true, &trace);
+    rig_check_state(rig, feed.slot);
+    run_greedy(rig, &feed, newest_token(&trace));
+}
+
+/* ---- the same bits ------------------------------------------------------------------------- */
+
+enum { DECODES = 12 };
+
+static void trace_compare(struct rig *rig, const char *what, const struct trace *a,
+                          const struct trace *b)
+{
+    if (a->rows != b->rows)
+        rig_fail(rig, "%s: %d rows, not %d", what, b->rows, a->rows);
+    for (int i = 0; i < a->rows && i < b->rows; i++) {
+        if (a->token[i] != b->token[i] ||
+            memcmp(&a->logprob[i], &b->logprob[i], sizeof a->logprob[i]) != 0) {
+            rig_fail(rig, "%s: row %d is token %d (%a), alone it was %d (%a)", what, i, b->token[i],
+                     (double)b->logprob[i], a->token[i], (double)a->logprob[i]);
+            return;
+        }
+    }
+}
+
+static void run_alone(struct rig *rig, int slot, const struct chunks *chunks, struct trace *trace)
+{
+    struct feed feed = feed_make(slot);
+    trace->rows = 0;
+    run_prompt(rig, &feed, chunks, false, trace);
+    for (int i = 0; i < DECODES; i++) {
+        rig_begin(rig);
+        add_decode(rig, &feed);
+        rig_run(rig);
+        trace_add(trace, &rig->results[0]);
+    }
+}
+
+/* The sequence of slot 2 in ragged chunks, while slots 0 and 5 decode and slots 1 and 4 prefill
+ * beside it in pieces of other sizes. */
+static void run_among_others(struct rig *rig, struct trace *trace)
+{
+    int total = rig->fixture->prompt_count;
+    struct feed a = feed_make(0), b = feed_make(5), c = feed_make(1), d = feed_make(4);
+    struct feed subject = feed_make(2);
+    run_prompt(rig, &a, NULL, false, NULL);
+    run_prompt(rig, &b, NULL, false, NULL);
+    trace->rows = 0;
+    for (int turn = 0; subject.position < total + DECODES; turn++) {
+        bool decoding = subject.position >= total;
+        int left = total - subject.position, size = 2 + turn * 7 % 31;
+        size = left - size >= 2 ? size : left;
+        rig_begin(rig);
+        add_decode(rig, &a);
+        if (decoding)
+            add_decode(rig, &subject);
+        add_decode(rig, &b);
+        int row = decoding ? 1 : 2;
+        if (c.position + 17 < total) {
+            add_prompt(rig, &c, 17, true);
+            row += decoding ? 0 : 17;
+        }
+        if (!decoding)
+            add_prompt(rig, &subject, size, true);
+        if (d.position + 5 < total)
+            add_prompt(rig, &d, 5, false);
+        rig_run(rig);
+        for (int i = 0; i < (decoding ? 1 : size); i++)
+            trace_add(trace, &rig->results[row + i]);
+    }
+}
+
+void scenario_invariance(struct rig *rig, void *unused)
+{
+    static const struct chunks cuts[] = {
+        {{1, 2, 3, 7, 64, 1, 1, 40, 2}},
+        {{64, 64}},
+        {{5, 11, 16, 16, 17, 31, 3, 39, 41, 1}},
+    };
+    struct trace whole, other;
+    (void)unused;
+    run_alone(rig, 0, NULL, &whole);
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        run_alone(rig, 2, &cuts[i], &other); /* a used slot from the second time on */
+        trace_compare(rig, "in chunks", &whole, &other);
+    }
+    run_among_others(rig, &other);
+    trace_compare(rig, "among others", &whole, &other);
+}
+
+/* ---- sampling ------------------------------------------------------------------------------- */
+
+void scenario_sampling(struct rig *rig, void *trace)
+{
+    static const struct sample_row how[] = {
+        {.temperature = 1.0f, .top_p = 1, .repetition = 1},
+        {.temperature = 1.5f, .top_p = 0.9f, .repetition = 1},
+        {.temperature = 2.0f, .top_p = 1, .top_k = 7, .repetition = 1},
+        {.temperature = 1.2f, .top_p = 0.95f, .top_k = 40, .min_p = 0.02f, .repetition = 1},
+        {.temperature = 0.0f, .top_p = 1, .repetition = 1.3f, .presence = 0.5f, .frequency = 0.2f},
+        {.temperature = 0.9f, .top_p = 0.8f, .repetition = 1.1f, .frequency = 0.4f},
+    };
+    enum { FEEDS = sizeof how / sizeof *how };
+    struct feed feeds[FEEDS];
+    ((struct trace *)trace)->rows = 0;
+    for (int i = 0; i < FEEDS; i++) {
+        feeds[i] = feed_make(i);
+        feeds[i].sample = how[i];
+        feeds[i].sample.slot = i;
+        feeds[i].sample.target = -1;
+        feeds[i].sample.seed = UINT64_C(77) + (uint64_t)i;
+        feeds[i].counted = how[i].repetition != 1;
+        feeds[i].sample.flags = feeds[i].counted ? SAMPLE_COUNTED : 0;
+        rig_begin(rig);
+        add_prompt(rig, &feeds[i], rig->fixture->prompt_count, false);
+        rig_run(rig);
+        trace_add(trace, &rig->results[0]);
+    }
+    for (int step = 0; step < 24; step++) {
+        rig_begin(rig);
+        for (int i = 0; i < FEEDS; i++)
+            add_decode(rig, &feeds[i]);
+        rig_run(rig);
+        for (int i = 0; i < FEEDS; i++)
+            trace_add(trace, &rig->results[i]);
+    }
+}

@@ -1,0 +1,31 @@
+/* What is asked of every mesh. */
+#ifndef JETD_TESTS_GOLDEN_SCENARIO_H
+#define JETD_TESTS_GOLDEN_SCENARIO_H
+
+#include "tests/golden/rig.h"
+
+enum { TRACE_ROWS = 1024 };
+
+/* Tokens and log-probabilities of one sequence, to be compared bit by bit. */
+struct trace {
+    int rows;
+    int32_t token[TRACE_ROWS];
+    float logprob[TRACE_ROWS];
+};
+
+/* How a prompt is cut into steps; 0 ends the list, the rest goes in one piece. */
+struct chunks {
+    int size[64];
+};
+
+/* The prompt in `chunks`, scored at every position, then greedy decoding, against the fixture;
+ * states compared after the prompt. */
+void scenario_golden(struct rig *rig, void *chunks);
+
+/* The same sequence alone in whatever chunks, and among others: the same bits. */
+void scenario_invariance(struct rig *rig, void *unused);
+
+/* Sampled tokens of several seeded requests into a trace: the same on every mesh. */
+void scenario_sampling(struct rig *rig, void *trace);
+
+#endif

@@ -1,0 +1,90 @@
+/* Fixtures through the stages of every mesh, over the threads fabric. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "tests/golden/scenario.h"
+
+static const char *const folders[] = {JETD_TEST_DATA "/fixtures/tiny-f32",
+                                      JETD_TEST_DATA "/fixtures/tiny-bf16-sharded"};
+
+static const struct mesh meshes[] = {{1, 1, 1}, {2, 1, 1}, {1, 1, 2}, {2, 1, 2},
+                                     {4, 1, 1}, {1, 1, 4}, {2, 1, 4}};
+
+enum { MESHES_F32 = 7, MESHES_BF16 = 4 };
+
+static void run_everywhere(int folder, int count, void (*scenario)(struct rig *, void *),
+                           void *context)
+{
+    struct fixture *fixture = fixture_open(folders[folder]);
+    int failures = 0;
+    for (int i = 0; i < count; i++)
+        failures += rig_threads(fixture, meshes[i], scenario, context);
+    fixture_close(fixture);
+    assert_int_equal(failures, 0);
+}
+
+static void prompt_and_greedy_f32(void **state)
+{
+    (void)state;
+    run_everywhere(0, MESHES_F32, scenario_golden, NULL);
+}
+
+static void prompt_and_greedy_bf16(void **state)
+{
+    (void)state;
+    run_everywhere(1, MESHES_BF16, scenario_golden, NULL);
+}
+
+static void ragged_chunks(void **state)
+{
+    struct chunks chunks = {{1, 2, 3, 7, 64, 1, 90}};
+    (void)state;
+    run_everywhere(0, 4, scenario_golden, &chunks);
+    run_everywhere(1, 4, scenario_golden, &chunks);
+}
+
+static void same_bits_in_any_batch(void **state)
+{
+    (void)state;
+    run_everywhere(0, 4, scenario_invariance, NULL);
+    run_everywhere(1, 4, scenario_invariance, NULL);
+}
+
+/* A mesh sums in another order, so log-probabilities may differ in their last bits, tokens not. */
+static void same_samples_on_every_mesh(void **state)
+{
+    struct trace *first = malloc(sizeof *first), *other = malloc(sizeof *other);
+    struct fixture *fixture = fixture_open(folders[0]);
+    (void)state;
+    assert_int_equal(rig_threads(fixture, meshes[0], scenario_sampling, first), 0);
+    assert_int_equal(first->rows, 25 * 6);
+    for (int i = 1; i < MESHES_F32; i++) {
+        assert_int_equal(rig_threads(fixture, meshes[i], scenario_sampling, other), 0);
+        assert_int_equal(other->rows, first->rows);
+        for (int r = 0; r < first->rows; r++) {
+            assert_int_equal(other->token[r], first->token[r]);
+            assert_true(fabsf(other->logprob[r] - first->logprob[r]) < 1e-3f);
+        }
+    }
+    fixture_close(fixture);
+    free(first);
+    free(other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(prompt_and_greedy_f32),
+        cmocka_unit_test(prompt_and_greedy_bf16),
+        cmocka_unit_test(ragged_chunks),
+        cmocka_unit_test(same_bits_in_any_batch),
+        cmocka_unit_test(same_samples_on_every_mesh),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
