@@ -1,0 +1,66 @@
+"""Ranks that die or hang under a live stream: the whole job ends within seconds, the client's stream
+ends, and the log names the rank."""
+
+import re
+import signal
+import subprocess
+import time
+
+import grpc
+import pytest
+from conftest import DEMO
+
+
+def rank_pids(daemon):
+    """World ranks in order: the children of mpirun, started in rank order."""
+    out = subprocess.run(
+        ["pgrep", "-P", str(daemon.process.pid), "-x", "jetd"], capture_output=True, text=True
+    ).stdout
+    return sorted(int(pid) for pid in out.split())
+
+
+def own_rank(pid):
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", file.read()).group(1))
+
+
+@pytest.mark.parametrize("fault,victim", [
+    (signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1), (signal.SIGSTOP, 2)])
+def test_rank_fault(pb, start, fault, victim):
+    daemon = start("--device", "cpu", "--tp", "2", "--pp", "2", "--heartbeat-timeout", "1",
+                   model=DEMO, ranks=4)
+    pids = {own_rank(pid): pid for pid in rank_pids(daemon)}
+    assert sorted(pids) == [0, 1, 2, 3]
+    with daemon.channel() as channel:
+        stub = pb.GenerationStub(channel)
+        stream = stub.Generate(pb.GenerateRequest(text="Once", max_new_tokens=2000, ignore_eos=True),
+                               timeout=60)
+        seen = 0
+        with pytest.raises(grpc.RpcError) as failure:
+            for message in stream:
+                seen += 1
+                if seen == 5:
+                    subprocess.run(["kill", f"-{fault.value}", str(pids[victim])], check=True)
+                    struck = time.monotonic()
+        assert failure.value.code() != grpc.StatusCode.DEADLINE_EXCEEDED
+        assert daemon.process.wait(20) != 0
+        assert time.monotonic() - struck < 15
+    daemon.reader.join(5)
+    for pid in pids.values():
+        assert subprocess.run(["kill", "-0", str(pid)], stderr=subprocess.DEVNULL).returncode != 0
+    if fault == signal.SIGSTOP:
+        assert re.search(rf"rank {victim} stalled in step \d+", daemon.text()), daemon.text()
+
+
+def test_ranks_with_different_models_refuse(start):
+    """Each rank reads its own options: rank 1 is given another model."""
+    import os
+    from conftest import BINARY, TINY
+
+    command = ["mpirun", "--oversubscribe", "-n", "1", BINARY, "--model", str(DEMO), "--device", "cpu",
+               "--port", "0", ":", "-n", "1", BINARY, "--model", str(TINY), "--device", "cpu", "--port", "0"]
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1",
+                   "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert result.returncode != 0
+    assert "rank 1" in result.stderr and "differ" in result.stderr, result.stderr
