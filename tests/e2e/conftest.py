@@ -44,12 +44,14 @@ def pb(tmp_path_factory):
 class Daemon:
     """One jetd process; `address` once it says that it serves."""
 
-    def __init__(self, *options, model=TINY, environment=None):
-        command = [BINARY, "--model", str(model), "--port", "0", "--metrics-port", "-1", *options]
+    def __init__(self, *options, model=TINY, environment=None, ranks=0):
+        mpirun = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks else []
+        command = [*mpirun, BINARY, "--model", str(model), "--port", "0", "--metrics-port", "-1", *options]
         self.log = []
         self.address = None
         self.serving = threading.Event()
         variables = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **(environment or {})}
+        variables["OMPI_ALLOW_RUN_AS_ROOT"] = variables["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, errors="replace", env=variables
         )
