@@ -1,5 +1,6 @@
 /* The same checks on every fabric. Without arguments: self and threads, many meshes.
- * `test_fabric mpi` under mpirun: all meshes of that many ranks, twice, one after the other. */
+ * `test_fabric mpi` under mpirun: all meshes of that many ranks, one after the other;
+ * `test_fabric mpi-square`: only tensor 2 x context 1 x pipeline 2. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -241,6 +242,8 @@ static int mpi_main(void)
 int main(int argc, char **argv)
 {
     log_configure(LOG_INFO, -1, false);
+    if (argc > 1 && strcmp(argv[1], "mpi-square") == 0)
+        return mpi_mesh((struct mesh){2, 1, 2}) ? 0 : 1;
     if (argc > 1 && strcmp(argv[1], "mpi") == 0)
         return mpi_main();
     const struct CMUnitTest tests[] = {

@@ -1,0 +1,265 @@
+/* The executor over the threads fabric, with a stage and a step format of the test's own: eight
+ * bytes of number, four of rows, four of what to do. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/executor.h"
+
+enum { WORLD = 3, MAX_ROWS = 5, BYTES_MAX = 64 };
+enum { DO_RUN, DO_FAIL_ON_1, DO_FAIL_ON_0, DO_BAD_BYTES };
+
+struct stage {
+    struct fabric *fabric;
+    uint64_t steps; /* run so far; numbers must come in order */
+    atomic_int *running;
+};
+
+struct flat {
+    uint64_t number;
+    int32_t rows, what;
+};
+
+size_t step_bytes_max(const struct step_shape *shape)
+{
+    (void)shape;
+    return BYTES_MAX;
+}
+
+enum status step_decode(const struct step_shape *shape, const void *bytes, size_t length,
+                        struct step *step, struct error *error)
+{
+    struct flat flat;
+    if (length != sizeof flat || (uintptr_t)bytes % 8 != 0)
+        return error_set(error, STATUS_PEER_MISMATCH, "length");
+    memcpy(&flat, bytes, sizeof flat);
+    if (flat.what == DO_BAD_BYTES || flat.rows > shape->max_rows)
+        return error_set(error, STATUS_PEER_MISMATCH, "step field 'what' is wrong");
+    *step = (struct step){.number = flat.number, .rows = flat.rows, .tokens = flat.what};
+    return STATUS_OK;
+}
+
+/* Row r's token is the sum over ranks of number * 100 + r * (rank + 1). */
+enum status stage_run(struct stage *stage, const struct step *step, struct step_result *results,
+                      struct error *error)
+{
+    int rank = stage->fabric->rank;
+    if (step->number != ++stage->steps)
+        return error_set(error, STATUS_INTERNAL, "steps out of order");
+    if (rank == 0)
+        atomic_fetch_add(stage->running, 1);
+    if ((step->tokens == DO_FAIL_ON_1 && rank == 1) || (step->tokens == DO_FAIL_ON_0 && rank == 0))
+        return error_set(error, STATUS_DEVICE, "rank %d's device failed", rank);
+    for (int row = 0; row < step->rows; row++) {
+        float value = (float)(step->number * 100 + (uint64_t)(row * (rank + 1)));
+        enum status status =
+            stage->fabric->ops->all_reduce(stage->fabric, AXIS_WORLD, &value, 1, DTYPE_F32);
+        if (status != STATUS_OK)
+            return status;
+        results[row].token = (int32_t)value;
+    }
+    return STATUS_OK;
+}
+
+static const struct step_shape shape = {.max_rows = MAX_ROWS};
+
+struct cluster {
+    struct fabric *fabrics[WORLD];
+    struct stage stages[WORLD];
+    pthread_t threads[WORLD];
+    enum status served[WORLD];
+    struct error errors[WORLD];
+    struct executor *executor;
+    atomic_int running;
+};
+
+struct follower {
+    struct cluster *cluster;
+    int rank;
+};
+
+static void *follow(void *context)
+{
+    struct follower *me = context;
+    struct cluster *cluster = me->cluster;
+    int rank = me->rank;
+    free(me);
+    cluster->served[rank] = executor_serve(&cluster->stages[rank], cluster->fabrics[rank], &shape,
+                                           &cluster->errors[rank]);
+    return NULL;
+}
+
+static struct cluster *cluster_open(void)
+{
+    struct cluster *cluster = calloc(1, sizeof *cluster);
+    struct fabric_options options = {.mesh = {WORLD, 1, 1}};
+    struct error error = {.status = STATUS_OK};
+    assert_int_equal(fabric_open_threads(&options, cluster->fabrics, &error), STATUS_OK);
+    for (int rank = 0; rank < WORLD; rank++)
+        cluster->stages[rank] =
+            (struct stage){.fabric = cluster->fabrics[rank], .running = &cluster->running};
+    for (int rank = 1; rank < WORLD; rank++) {
+        struct follower *follower = malloc(sizeof *follower);
+        *follower = (struct follower){cluster, rank};
+        assert_int_equal(pthread_create(&cluster->threads[rank], NULL, follow, follower), 0);
+    }
+    struct executor_options executor = {&cluster->stages[0], cluster->fabrics[0], &shape};
+    assert_int_equal(executor_open(&executor, &cluster->executor, &error), STATUS_OK);
+    return cluster;
+}
+
+static void cluster_close(struct cluster *cluster)
+{
+    executor_close(cluster->executor);
+    for (int rank = 1; rank < WORLD; rank++)
+        pthread_join(cluster->threads[rank], NULL);
+    for (int rank = 0; rank < WORLD; rank++)
+        fabric_close(cluster->fabrics[rank]);
+}
+
+static enum status submit(struct cluster *cluster, uint64_t number, int rows, int what)
+{
+    struct flat flat = {number, rows, what};
+    return executor_submit(cluster->executor, &flat, sizeof flat);
+}
+
+static void collect_right(struct cluster *cluster, uint64_t number, int expected_rows)
+{
+    struct step_result results[MAX_ROWS];
+    struct error error = {.status = STATUS_OK};
+    int rows = -1;
+    assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error),
+                     STATUS_OK);
+    assert_int_equal(rows, expected_rows);
+    for (int row = 0; row < rows; row++)
+        assert_int_equal(results[row].token, 3 * number * 100 + (uint64_t)row * (1 + 2 + 3));
+}
+
+static void steps_in_order(void **state)
+{
+    (void)state;
+    struct cluster *cluster = cluster_open();
+    assert_int_equal(submit(cluster, 1, 1, DO_RUN), STATUS_OK);
+    for (uint64_t number = 1; number <= 200; number++) {
+        assert_int_equal(submit(cluster, number + 1, (int)(number + 1) % (MAX_ROWS + 1), DO_RUN),
+                         STATUS_OK);
+        collect_right(cluster, number, (int)number % (MAX_ROWS + 1));
+    }
+    collect_right(cluster, 201, 201 % (MAX_ROWS + 1));
+    cluster_close(cluster);
+    for (int rank = 1; rank < WORLD; rank++) {
+        assert_int_equal(cluster->served[rank], STATUS_OK);
+        assert_int_equal(cluster->stages[rank].steps, 201);
+    }
+    free(cluster);
+}
+
+static void depth_is_bounded(void **state)
+{
+    (void)state;
+    struct cluster *cluster = cluster_open();
+    struct step_result results[MAX_ROWS];
+    struct error error = {.status = STATUS_OK};
+    int rows;
+    assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error),
+                     STATUS_INTERNAL);
+    for (uint64_t number = 1; number <= EXECUTOR_DEPTH; number++)
+        assert_int_equal(submit(cluster, number, 1, DO_RUN), STATUS_OK);
+    assert_int_equal(submit(cluster, EXECUTOR_DEPTH + 1, 1, DO_RUN), STATUS_INTERNAL);
+    collect_right(cluster, 1, 1);
+    assert_int_equal(submit(cluster, EXECUTOR_DEPTH + 1, 2, DO_RUN), STATUS_OK);
+    unsigned char huge[BYTES_MAX + 1] = {0};
+    assert_int_equal(executor_submit(cluster->executor, huge, sizeof huge), STATUS_INTERNAL);
+    assert_int_equal(executor_submit(cluster->executor, huge, 0), STATUS_INTERNAL);
+    collect_right(cluster, 2, 1);
+    collect_right(cluster, 3, 2);
+    cluster_close(cluster);
+    free(cluster);
+}
+
+/* Without a collect before the close: submitted steps still run, nothing hangs. */
+static void close_with_steps_under_way(void **state)
+{
+    (void)state;
+    struct cluster *cluster = cluster_open();
+    assert_int_equal(submit(cluster, 1, 3, DO_RUN), STATUS_OK);
+    assert_int_equal(submit(cluster, 2, 3, DO_RUN), STATUS_OK);
+    cluster_close(cluster);
+    assert_int_equal(cluster->stages[2].steps, 2);
+    free(cluster);
+}
+
+static void failure_ends_all(int what, enum status at_0, const char *text_at_0, enum status at_1)
+{
+    struct cluster *cluster = cluster_open();
+    struct step_result results[MAX_ROWS];
+    struct error error = {.status = STATUS_OK}, again = {.status = STATUS_OK};
+    int rows = -1;
+    unsigned logged = log_errors();
+    assert_int_equal(submit(cluster, 1, 2, DO_RUN), STATUS_OK);
+    collect_right(cluster, 1, 2);
+    assert_int_equal(submit(cluster, 2, 2, what), STATUS_OK);
+    assert_int_equal(submit(cluster, 3, 2, DO_RUN), STATUS_OK);
+    assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error), at_0);
+    assert_non_null(strstr(error.text, text_at_0));
+    assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &again), at_0);
+    assert_int_equal(rows, -1);
+    cluster_close(cluster);
+    assert_int_equal(cluster->served[1], at_1);
+    assert_int_not_equal(cluster->served[2], STATUS_OK);
+    /* step 2 at most: a follower may have aborted before rank 0 came to it */
+    assert_in_range(atomic_load(&cluster->running), what == DO_FAIL_ON_0 ? 2 : 1, 2);
+    assert_int_equal(log_errors(), logged + 1);
+    free(cluster);
+}
+
+static void follower_fails(void **state)
+{
+    (void)state;
+    failure_ends_all(DO_FAIL_ON_1, STATUS_ABORTED, "abort", STATUS_DEVICE);
+}
+
+static void rank_0_fails(void **state)
+{
+    (void)state;
+    failure_ends_all(DO_FAIL_ON_0, STATUS_DEVICE, "rank 0's device failed", STATUS_ABORTED);
+}
+
+/* Whoever refuses the step first aborts; the others end with the same or with the abort. */
+static void bad_bytes_end_all(void **state)
+{
+    (void)state;
+    struct cluster *cluster = cluster_open();
+    struct step_result results[MAX_ROWS];
+    struct error error = {.status = STATUS_OK};
+    int rows = -1;
+    assert_int_equal(submit(cluster, 1, 2, DO_BAD_BYTES), STATUS_OK);
+    enum status status = executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error);
+    assert_int_equal(status_reach(status), REACH_CLUSTER);
+    cluster_close(cluster);
+    for (int rank = 1; rank < WORLD; rank++)
+        assert_int_equal(status_reach(cluster->served[rank]), REACH_CLUSTER);
+    assert_int_equal(atomic_load(&cluster->running), 0);
+    free(cluster);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_in_order),
+        cmocka_unit_test(depth_is_bounded),
+        cmocka_unit_test(close_with_steps_under_way),
+        cmocka_unit_test(follower_fails),
+        cmocka_unit_test(rank_0_fails),
+        cmocka_unit_test(bad_bytes_end_all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
