@@ -16,9 +16,9 @@
 #include "kernels/kernels.h"
 
 enum {
-    REQUEST_ID_MAX = 128,        /* bytes */
-    REQUEST_CHOICES_MAX = 128,   /* n */
-    REQUEST_STOPS_MAX = 16,      /* stop strings */
+    REQUEST_ID_MAX = 128,      /* bytes */
+    REQUEST_CHOICES_MAX = 128, /* n */
+    REQUEST_STOPS_MAX = 16,    /* stop strings */
     REQUEST_STOP_BYTES_MAX = 1024,
     REQUEST_STOP_IDS_MAX = 64,
     REQUEST_BIASES_MAX = 1024,
@@ -48,11 +48,11 @@ struct request_spec {
     int prompt_tokens;
     struct sampling sampling;
     int max_new_tokens; /* >= 1 for GENERATE; prompt + new <= max_model_len */
-    int min_new_tokens;
-    int choices; /* n; choice i draws with seed + i */
-    int priority; /* higher runs first */
-    int logprobs; /* -1: none; 0: the chosen; k: also the k best */
-    bool echo;    /* the prompt's tokens (and log-probabilities) come first */
+    int min_new_tokens; /* no eos or stop id before; stop strings end also earlier */
+    int choices;        /* n; choice i draws with seed + i */
+    int priority;       /* higher runs first */
+    int logprobs;       /* -1: none; 0: the chosen; k: also the k best */
+    bool echo;          /* the prompt's tokens (and log-probabilities) come first */
     bool ignore_eos, include_stop;
     const struct stop_string *stops; /* [stop_count] */
     int stop_count;
@@ -87,7 +87,9 @@ struct event {
     struct event *next;
     int choice;
     /* DELTA: ids, text (whole UTF-8 characters, may be "" or end mid-word) and, where asked,
-     * log-probabilities [id_count]. SCORE: ids of the prompt, logprobs [id_count - 1]. */
+     * log-probabilities [id_count] (0 and no tops for the prompt's first token, echoed). A stop id
+     * is counted in completion_tokens, but an id here only with include_stop. SCORE: ids of the
+     * prompt, logprobs [id_count - 1]. */
     const int32_t *ids;
     int id_count;
     const char *text;
@@ -99,21 +101,23 @@ struct event {
     uint64_t seed;
     /* FINISHED, one a choice */
     enum finish_reason reason;
-    enum status status;      /* FINISH_ERROR, CANCELLED, DEADLINE: why */
-    char detail[160];        /* and in words; "" when ok */
-    const char *matched_stop; /* "" or the stop string; NULL none */
-    int32_t matched_id;      /* stop id, -1 none */
+    enum status status;       /* FINISH_ERROR, CANCELLED, DEADLINE: why */
+    char detail[160];         /* and in words; "" when ok */
+    const char *matched_stop; /* the stop string; NULL none */
+    int32_t matched_id;       /* stop id, -1 none */
     int completion_tokens;
     double queued, prefill, decode; /* seconds */
-    bool last;               /* no further event of this request will come */
-    size_t bytes;            /* of this event in memory: what the outbox is bounded by */
+    bool last;                      /* no further event of this request will come */
+    size_t bytes;                   /* of this event in memory: what the outbox is bounded by */
 };
 
 void event_free(struct event *event); /* NULL is fine */
 
 struct request;
 
-/* Told, from the engine's thread, that the outbox went from empty to not empty. Must not block. */
+/* Told, from the engine's thread, that the outbox went from empty to not empty. Must not block. It
+ * may still be running when the last event was taken already: `context` must outlive the engine, or
+ * be such that a late call does no harm. NULL: the front end looks by itself. */
 typedef void request_wake(void *context);
 
 /* Takes over `arena`, where all of the spec's lists live. NULL: out of memory (arena is kept by the
