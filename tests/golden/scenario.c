@@ -273,3 +273,142 @@ void scenario_sampling(struct rig *rig, void *trace)
             trace_add(trace, &rig->results[i]);
     }
 }
+
+/* ---- one distribution, drawn from often ------------------------------------------------------ */
+
+enum { DRAWS = 300 };
+
+/* Tokens of the prompt by count, and the token that biases and bans are about. */
+struct adjusted {
+    double logit[2048];
+};
+
+/* The formulas, plainly: penalties over the prompt, bias, ban, temperature. */
+static void adjust_plainly(const struct fixture *f, const struct sample_row *how, int biased,
+                           float bias, int banned, struct adjusted *out)
+{
+    const float *row = f->logits + (size_t)(f->prompt_count - 1) * (size_t)f->vocab;
+    for (int id = 0; id < f->vocab; id++) {
+        double logit = row[id] + (id == biased ? bias : 0);
+        bool seen = false;
+        for (int i = 0; i < f->prompt_count; i++)
+            seen |= f->prompt[i] == id;
+        if (seen && (how->flags & SAMPLE_COUNTED))
+            logit = logit > 0 ? logit / how->repetition : logit * how->repetition;
+        if (id == banned)
+            logit = -INFINITY;
+        out->logit[id] = how->temperature > 0 ? logit / how->temperature : logit;
+    }
+}
+
+/* Probabilities after top-k, then top-p of what is left, then min-p. */
+static void cut_plainly(const struct fixture *f, const struct sample_row *how,
+                        const struct adjusted *adjusted, double *probability)
+{
+    int order[2048] = {0}, kept = f->vocab;
+    double most = -INFINITY, sum = 0, reached = 0;
+    for (int i = 0; i < f->vocab; i++) {
+        int at = i;
+        for (; at > 0 && adjusted->logit[order[at - 1]] < adjusted->logit[i]; at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+        probability[i] = 0;
+    }
+    most = adjusted->logit[order[0]];
+    if (how->top_k > 0 && how->top_k < kept)
+        kept = how->top_k;
+    for (int i = 0; i < kept; i++)
+        sum += exp(adjusted->logit[order[i]] - most);
+    for (int i = 0; i < kept; i++) {
+        if (reached >= how->top_p * sum && how->top_p < 1)
+            kept = i;
+        reached += exp(adjusted->logit[order[i]] - most);
+    }
+    while (kept > 1 && exp(adjusted->logit[order[kept - 1]] - most) < how->min_p)
+        kept--;
+    sum = 0;
+    for (int i = 0; i < kept; i++)
+        sum += exp(adjusted->logit[order[i]] - most);
+    for (int i = 0; i < kept; i++)
+        probability[order[i]] = exp(adjusted->logit[order[i]] - most) / sum;
+}
+
+/* Total variation between what was drawn and what should be; how many lay outside. */
+static void check_draws(struct rig *rig, int which, const double *probability, int vocab)
+{
+    int drawn[2048] = {0}, outside = 0, support = 0;
+    double distance = 0;
+    for (int i = 0; i < DRAWS; i++) {
+        int32_t token = rig->results[i].token;
+        if (token < 0 || token >= vocab || probability[token] == 0)
+            outside++;
+        else
+            drawn[token]++;
+        double expected =
+            token < 0 ? 0 : fixture_logprob(rig->fixture, rig->fixture->prompt_count - 1, token);
+        if (!(fabs(rig->results[i].logprob - expected) <= 2e-4))
+            rig_fail(rig, "draws %d: log-probability %g of %d, raw %g", which,
+                     (double)rig->results[i].logprob, token, expected);
+    }
+    for (int id = 0; id < vocab; id++) {
+        support += probability[id] > 0;
+        distance += 0.5 * fabs(drawn[id] / (double)DRAWS - probability[id]);
+    }
+    /* expected distance of an honest sample: about sqrt(support / (2 pi draws)) */
+    double bound = 1.4 * sqrt(support / (6.28 * DRAWS));
+    if (outside > 0 || (support <= 60 && distance > bound))
+        rig_fail(rig, "draws %d: %d outside, distance %g over %d ids, bound %g", which, outside,
+                 distance, support, bound);
+}
+
+void scenario_draws(struct rig *rig, void *unused)
+{
+    const struct fixture *f = rig->fixture;
+    static const struct sample_row how[] = {
+        {.temperature = 1.0f, .top_p = 1, .repetition = 1},
+        {.temperature = 0.7f, .top_p = 1, .repetition = 1, .top_k = 5},
+        {.temperature = 1.5f, .top_p = 0.6f, .repetition = 1},
+        {.temperature = 1.0f, .top_p = 0.8f, .repetition = 1, .top_k = 12},
+        {.temperature = 1.0f, .top_p = 1, .repetition = 1, .min_p = 0.25f},
+        {.temperature = 0.8f,
+         .top_p = 0.9f,
+         .repetition = 1.5f,
+         .top_k = 30,
+         .min_p = 0.05f,
+         .flags = SAMPLE_COUNTED},
+        {.temperature = 0, .top_p = 1, .repetition = 3.0f, .flags = SAMPLE_COUNTED},
+        {.temperature = 1.0f, .top_p = 1, .repetition = 1, .top_k = 1},
+    };
+    const int32_t banned = f->greedy[0];
+    const struct logit_bias bias = {.id = f->prompt[3], .value = 3.5f};
+    struct adjusted adjusted;
+    double probability[2048];
+    (void)unused;
+    for (int i = 0; i < (int)(sizeof how / sizeof *how); i++) {
+        struct feed feed = feed_make(i % 6);
+        bool special = i % 2 == 1;
+        feed.counted = how[i].flags != 0;
+        rig_begin(rig);
+        add_sequence(rig, &feed, f->prompt_count, f->prompt);
+        for (int d = 0; d < DRAWS; d++) {
+            struct step_row row = {.token = f->prompt_count - 1, .sample = how[i]};
+            row.sample.slot = feed.slot;
+            row.sample.target = -1;
+            row.sample.seed = 1234567 + (uint64_t)i;
+            row.sample.draw = (uint64_t)d;
+            row.sample.bias_count = row.sample.ban_count = special;
+            if (step_add_row(rig->builder, row, &bias, &banned) != STATUS_OK)
+                rig_fail(rig, "no room for a row");
+        }
+        rig_run(rig);
+        adjust_plainly(f, &how[i], special ? bias.id : -1, bias.value, special ? banned : -1,
+                       &adjusted);
+        if (how[i].temperature == 0) {
+            struct sample_row greedy = {.top_p = 1, .top_k = 1};
+            cut_plainly(f, &greedy, &adjusted, probability);
+        } else {
+            cut_plainly(f, &how[i], &adjusted, probability);
+        }
+        check_draws(rig, i, probability, f->vocab);
+    }
+}

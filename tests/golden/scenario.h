@@ -28,4 +28,7 @@ void scenario_invariance(struct rig *rig, void *unused);
 /* Sampled tokens of several seeded requests into a trace: the same on every mesh. */
 void scenario_sampling(struct rig *rig, void *trace);
 
+/* Many draws from the prompt's last distribution under every knob, against the plain formulas. */
+void scenario_draws(struct rig *rig, void *unused);
+
 #endif

@@ -13,10 +13,11 @@
 static const char *const folders[] = {JETD_TEST_DATA "/fixtures/tiny-f32",
                                       JETD_TEST_DATA "/fixtures/tiny-bf16-sharded"};
 
-static const struct mesh meshes[] = {{1, 1, 1}, {2, 1, 1}, {1, 1, 2}, {2, 1, 2},
-                                     {4, 1, 1}, {1, 1, 4}, {2, 1, 4}};
+/* 3: uneven jet heads, query heads that straddle kv heads */
+static const struct mesh meshes[] = {{1, 1, 1}, {2, 1, 1}, {1, 1, 2}, {2, 1, 2}, {3, 1, 1},
+                                     {4, 1, 1}, {1, 1, 4}, {2, 1, 4}, {3, 1, 2}};
 
-enum { MESHES_F32 = 7, MESHES_BF16 = 4 };
+enum { MESHES_F32 = 9, MESHES_BF16 = 4 };
 
 static void run_everywhere(int folder, int count, void (*scenario)(struct rig *, void *),
                            void *context)
@@ -77,6 +78,12 @@ static void same_samples_on_every_mesh(void **state)
     free(other);
 }
 
+static void draws_follow_the_formulas(void **state)
+{
+    (void)state;
+    run_everywhere(0, 5, scenario_draws, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -85,6 +92,7 @@ int main(void)
         cmocka_unit_test(ragged_chunks),
         cmocka_unit_test(same_bits_in_any_batch),
         cmocka_unit_test(same_samples_on_every_mesh),
+        cmocka_unit_test(draws_follow_the_formulas),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
