@@ -46,7 +46,7 @@ static bool text_flush(struct engine *engine, struct sequence *sequence)
 
 /* *matched: the stop string that this token completed, -1: none. */
 static bool token_send(struct engine *engine, struct sequence *sequence,
-                       const struct step_result *result, int *matched)
+                       const struct sample_result *result, int *matched)
 {
     const struct request_spec *spec = sequence->job->spec;
     const char *text = "";
@@ -72,7 +72,7 @@ static bool token_send(struct engine *engine, struct sequence *sequence,
 
 /* A stop id is counted, but only with include_stop it is sent. */
 static void token_commit(struct engine *engine, struct sequence *sequence,
-                         const struct step_result *result)
+                         const struct sample_result *result)
 {
     const struct request_spec *spec = sequence->job->spec;
     bool stops = job_stops_at(sequence->job, result->token);
@@ -97,7 +97,7 @@ static void token_commit(struct engine *engine, struct sequence *sequence,
 /* ---- scored prompt tokens ----------------------------------------------------------------- */
 
 static void score_commit(struct engine *engine, struct sequence *sequence,
-                         const struct step_result *results, int rows)
+                         const struct sample_result *results, int rows)
 {
     struct job *job = sequence->job;
     for (int i = 0; i < rows; i++)
@@ -154,7 +154,7 @@ static bool echo_text(struct sequence *sequence, int begin, int end, struct text
 
 /* Prompt tokens with log-probabilities leave chunk by chunk; the first token has none: 0. */
 static bool echo_send(struct engine *engine, struct sequence *sequence,
-                      const struct batch_item *item, const struct step_result *results)
+                      const struct batch_item *item, const struct sample_result *results)
 {
     const struct request_spec *spec = sequence->job->spec;
     int begin = item->context == 0 ? 0 : item->context + 1;
@@ -174,7 +174,7 @@ static bool echo_send(struct engine *engine, struct sequence *sequence,
         event_add_ids(event, spec->prompt + begin, end - begin);
         event_add_text(event, text.bytes, text.length);
         if (begin == 0)
-            event_add_logprob(event, &(struct step_result){.token = spec->prompt[0]}, 0);
+            event_add_logprob(event, &(struct sample_result){.token = spec->prompt[0]}, 0);
         for (int i = 0; i < item->scored; i++)
             event_add_logprob(event, &results[i], (int)tops_of(spec));
     }
@@ -201,7 +201,7 @@ static void progress_send(struct engine *engine, struct sequence *sequence,
     job_send(engine, sequence->job, event);
 }
 
-static bool rows_finite(const struct step_result *results, int rows)
+static bool rows_finite(const struct sample_result *results, int rows)
 {
     for (int i = 0; i < rows; i++) {
         if (results[i].token < 0)
@@ -211,7 +211,7 @@ static bool rows_finite(const struct step_result *results, int rows)
 }
 
 static void item_commit(struct engine *engine, struct sequence *sequence,
-                        const struct batch_item *item, const struct step_result *results,
+                        const struct batch_item *item, const struct sample_result *results,
                         int64_t now)
 {
     const struct request_spec *spec = sequence->job->spec;
@@ -236,7 +236,7 @@ static void item_commit(struct engine *engine, struct sequence *sequence,
 }
 
 void batch_commit(struct engine *engine, const struct batch *batch,
-                  const struct step_result *results, int64_t now)
+                  const struct sample_result *results, int64_t now)
 {
     for (int i = 0; i < batch->items; i++) {
         const struct batch_item *item = &batch->item[i];

@@ -78,7 +78,7 @@ struct engine {
 
     struct scheduler *scheduler;
     struct step_builder *builder;
-    struct step_result *result;           /* [max_rows] */
+    struct sample_result *result;           /* [max_rows] */
     struct batch *flight[EXECUTOR_DEPTH]; /* steps under way, a ring */
     int first_flight, flights;
     uint64_t steps, arrivals;
@@ -149,7 +149,7 @@ enum status batch_build(struct engine *engine, const struct batch *batch, const 
 
 /* ---- commit.c ---- */
 void batch_commit(struct engine *engine, const struct batch *batch,
-                  const struct step_result *results, int64_t now);
+                  const struct sample_result *results, int64_t now);
 
 /* ---- pause.c ---- */
 /* Sends a made event; an outbox over its bound pauses the job. NULL is fine. */

@@ -70,7 +70,7 @@ void event_add_text(struct event *event, const char *text, size_t length)
     event->text_length += length;
 }
 
-void event_add_logprob(struct event *event, const struct step_result *result, int tops)
+void event_add_logprob(struct event *event, const struct sample_result *result, int tops)
 {
     struct token_logprob *entry = (struct token_logprob *)event->logprobs + event->logprob_count++;
     entry->id = result->token;

@@ -16,7 +16,7 @@ void event_add_id(struct event *event, int32_t id);
 void event_add_ids(struct event *event, const int32_t *ids, int count);
 void event_add_text(struct event *event, const char *text, size_t length);
 /* `tops`: as many best ids at most, as the event has room for. */
-void event_add_logprob(struct event *event, const struct step_result *result, int tops);
+void event_add_logprob(struct event *event, const struct sample_result *result, int tops);
 /* Both deltas in one new event; NULL: they do not belong together (or out of memory). */
 struct event *event_merge(const struct event *first, const struct event *second);
 

@@ -14,7 +14,7 @@ struct slot {
     enum slot_state state;
     unsigned char *bytes; /* [room] */
     size_t length;
-    struct step_result *results; /* [max_rows] */
+    struct sample_result *results; /* [max_rows] */
     int rows;
 };
 
@@ -36,7 +36,7 @@ struct executor {
 /* What a rank does with a step's bytes; the fabric is aborted on failure so that no peer waits. */
 static enum status step_execute(struct stage *stage, struct fabric *fabric,
                                 const struct step_shape *shape, const void *bytes, size_t length,
-                                struct step_result *results, int *rows, struct error *error)
+                                struct sample_result *results, int *rows, struct error *error)
 {
     struct step step;
     enum status status = step_decode(shape, bytes, length, &step, error);
@@ -196,7 +196,7 @@ enum status executor_submit(struct executor *executor, const void *bytes, size_t
     return status;
 }
 
-enum status executor_collect(struct executor *executor, struct step_result *results, int room,
+enum status executor_collect(struct executor *executor, struct sample_result *results, int room,
                              int *rows, struct error *error)
 {
     enum status status = STATUS_OK;
@@ -233,7 +233,7 @@ enum status executor_serve(struct stage *stage, struct fabric *fabric,
     size_t room = step_bytes_max(shape), length = 0;
     size_t row_room = shape->max_rows > 0 ? (size_t)shape->max_rows : 1;
     unsigned char *bytes = malloc(room);
-    struct step_result *results = calloc(row_room, sizeof *results);
+    struct sample_result *results = calloc(row_room, sizeof *results);
     enum status status = STATUS_OK;
     if (bytes == NULL || results == NULL)
         status = error_set(&failure, STATUS_NO_MEMORY, "no memory for a step of %zu bytes", room);

@@ -24,7 +24,7 @@ void executor_close(struct executor *executor);
 /* Copies the bytes and returns at once; the caller keeps at most EXECUTOR_DEPTH uncollected. */
 enum status executor_submit(struct executor *executor, const void *bytes, size_t length);
 /* Waits for the oldest submitted step. `results` [rows], `*rows` set on success. */
-enum status executor_collect(struct executor *executor, struct step_result *results, int room,
+enum status executor_collect(struct executor *executor, struct sample_result *results, int room,
                              int *rows, struct error *error);
 
 /* Every other rank: runs published steps until the stop step. */

@@ -32,6 +32,9 @@ size_t dtype_size(enum dtype dtype); /* bytes */
 const char *dtype_name(enum dtype dtype);
 
 struct device;
+struct recording;
+
+enum { DEVICE_LANES = 4 }; /* fetches that may be under way */
 
 struct device_options {
     int ordinal;          /* which accelerator of this host */
@@ -202,9 +205,9 @@ struct convolution_op {
 /* beta = sigmoid(b); g = -exp(A_log) * softplus(a + dt_bias), per head in fp32. */
 struct gates_op {
     int tokens, heads, ld_a, ld_b;
-    const void *a, *b;           /* [tokens, heads] */
+    const void *a, *b;            /* [tokens, heads] */
     const float *a_log, *dt_bias; /* [heads] */
-    float *g, *beta;             /* [tokens, heads] */
+    float *g, *beta;              /* [tokens, heads] */
 };
 
 /* Gated delta rule. Per head, state S [d_k, d_v] in fp32:
@@ -241,14 +244,14 @@ struct jet_mixer_op {
     const void *projected; /* [tokens, ld_projected], merged columns at the offsets below */
     int ld_projected;
     int q_at, k_at, v_at, gate_at, w1_at, a_at, b_at;
-    const void *w2;       /* [heads * d_v * taps, generator] */
-    const float *w2_bias; /* [heads * d_v * taps] */
+    const void *w2;               /* [heads * d_v * taps, generator] */
+    const float *w2_bias;         /* [heads * d_v * taps] */
     const float *a_log, *dt_bias; /* [heads] */
     const float *norm_weight;     /* [d_v] */
-    void *rows;   /* [slots, taps - 1, heads * d_v] */
-    float *state; /* [slots, heads, d_k, d_v] */
-    void *out;    /* [tokens, heads * d_v] */
-    void *scratch; /* jet_mixer_scratch() bytes */
+    void *rows;                   /* [slots, taps - 1, heads * d_v] */
+    float *state;                 /* [slots, heads, d_k, d_v] */
+    void *out;                    /* [tokens, heads * d_v] */
+    void *scratch;                /* jet_mixer_scratch() bytes */
 };
 
 /* ---- logits and sampling ------------------------------------------------------------------ */
@@ -265,10 +268,10 @@ struct sample_row {
     float repetition;          /* 1: off */
     float presence, frequency; /* 0: off */
     uint64_t seed;
-    uint64_t draw;       /* which draw of this seed: the output index */
+    uint64_t draw;                  /* which draw of this seed: the output index */
     int32_t bias_begin, bias_count; /* range in sample_batch.bias */
     int32_t ban_begin, ban_count;   /* range in sample_batch.bans */
-    int32_t tops;        /* log-probabilities of this many best ids are wanted */
+    int32_t tops;                   /* log-probabilities of this many best ids are wanted */
     int32_t flags;
 };
 
@@ -282,11 +285,11 @@ struct logit_bias {
 /* Rows of one vocabulary shard: columns are the ids first .. first + columns - 1. */
 struct sample_batch {
     int rows, columns, first;
-    int limit;                      /* ids >= limit have no token and are never sampled */
-    const struct sample_row *row;   /* [rows] */
-    const struct logit_bias *bias;  /* concatenated lists, by id of the whole vocabulary */
-    const int32_t *bans;            /* ids that this draw must not give (min_new_tokens) */
-    const uint32_t *counts;         /* [slots, columns]: output occurrences, SEEN_IN_PROMPT bit */
+    int limit;                     /* ids >= limit have no token and are never sampled */
+    const struct sample_row *row;  /* [rows] */
+    const struct logit_bias *bias; /* concatenated lists, by id of the whole vocabulary */
+    const int32_t *bans;           /* ids that this draw must not give (min_new_tokens) */
+    const uint32_t *counts;        /* [slots, columns]: output occurrences, SEEN_IN_PROMPT bit */
 };
 
 #define COUNT_SEEN_IN_PROMPT UINT32_C(0x80000000)
@@ -304,7 +307,7 @@ void logit_summary_merge(struct logit_summary *into, const struct logit_summary 
 
 struct logit_summary_op {
     int rows, columns, first;
-    const float *logits; /* [rows, columns] */
+    const float *logits;       /* [rows, columns] */
     struct logit_summary *out; /* [rows] */
 };
 
@@ -344,11 +347,20 @@ uint32_t logit_key(float value);
  * the exact value at any rank or mass, whichever way the vocabulary is split. */
 struct logit_histogram_op {
     int rows, columns, shift;
-    const float *logits;     /* [rows, columns], adjusted */
-    const float *maxima;     /* [rows] maximum over all shards: mass is exp(x - max) */
+    const float *logits;      /* [rows, columns], adjusted */
+    const float *maxima;      /* [rows] maximum over all shards: mass is exp(x - max) */
     const uint32_t *prefixes; /* [rows] */
-    double *mass;            /* [rows, 256] */
-    uint32_t *count;         /* [rows, 256] */
+    double *mass;             /* [rows, 256] */
+    uint32_t *count;          /* [rows, 256] */
+};
+
+/* A row's outcome. */
+struct sample_result {
+    int32_t token;     /* sampled id, or the target; -1: the logits were not finite */
+    int32_t is_argmax; /* of the raw logits */
+    float logprob;     /* of `token`, raw (before penalties and temperature) */
+    int32_t tops;
+    struct logit_candidate top[SAMPLE_TOP_MAX]; /* value = raw log-probability, best first */
 };
 
 /* The winner of the exponential race among columns with key >= floor:
@@ -356,8 +368,8 @@ struct logit_histogram_op {
  * does not depend on how the vocabulary is split. Greedy rows: plain argmax, lowest id first. */
 struct logit_draw_op {
     struct sample_batch batch;
-    const float *logits;   /* [rows, columns], adjusted */
-    const uint32_t *floors; /* [rows] least key that may be drawn */
+    const float *logits;         /* [rows, columns], adjusted */
+    const uint32_t *floors;      /* [rows] least key that may be drawn */
     struct logit_candidate *out; /* [rows] value = race score */
 };
 
@@ -366,7 +378,8 @@ struct logit_draw_op {
 double sample_uniform(uint64_t seed, uint64_t draw, uint32_t id);
 
 /* Counts: one entry per (slot, id); `prompt` sets the seen bit, otherwise the count grows by one.
- * id -1 - s stands for last[s]. Ids outside the shard are ignored. reset slots are cleared first. */
+ * id -1 - s stands for last[s]. Ids outside the shard are ignored. reset slots are cleared first.
+ */
 struct count_entry {
     int32_t slot, id, prompt;
 };
@@ -384,6 +397,23 @@ struct remember_op {
     int rows;
     const int32_t *slots, *tokens; /* [rows] */
     int32_t *last;                 /* [slots] */
+};
+
+/* All of sampling for rows of the whole vocabulary (one shard) without the host: summary, tops,
+ * adjustment, thresholds (top_k, then top_p, then min_p, over the adjusted distribution), draw or
+ * target. For sampled rows then last[row.slot] = token, and the slot's count where SAMPLE_COUNTED.
+ * The outcome is what the single entries above give. */
+struct sample_op {
+    struct sample_batch batch;
+    /* What some row of the batch asks for; what none asks for is skipped. */
+    bool adjusted;   /* bias, penalties, bans, limit < columns, or temperature other than 0 and 1 */
+    bool thresholds; /* top_k, top_p or min_p */
+    bool tops;       /* log-probabilities of the k best */
+    const float *logits;       /* [rows, columns] raw */
+    float *work;               /* [rows, columns], clobbered */
+    int32_t *last;             /* [slots] */
+    uint32_t *counts;          /* [slots, columns] */
+    struct sample_result *out; /* [rows] */
 };
 
 /* ---- the table ---------------------------------------------------------------------------- */
@@ -435,6 +465,23 @@ struct backend {
     enum status (*logit_draw)(struct device *, const struct logit_draw_op *);
     enum status (*count)(struct device *, const struct count_op *);
     enum status (*remember)(struct device *, const struct remember_op *);
+
+    /* Optional entries, NULL where a backend lacks them. */
+    enum status (*sample)(struct device *, const struct sample_op *);
+    /* Pinned host memory, for fetch. */
+    enum status (*host_allocate)(struct device *, size_t bytes, void **memory);
+    void (*host_release)(struct device *, void *memory);
+    /* Starts a copy to pinned memory; wait() returns when the lane's newest fetch is there. Lanes
+     * are 0 .. DEVICE_LANES - 1. */
+    enum status (*fetch)(struct device *, int lane, void *to_host, const void *from, size_t bytes);
+    enum status (*wait)(struct device *, int lane);
+    /* Between begin and end, entries are recorded instead of run; replay runs them again with the
+     * memory and shapes they were recorded with (a CUDA graph). What was chosen from host fields of
+     * struct ragged (max_context) must hold for every replay. */
+    enum status (*record_begin)(struct device *);
+    enum status (*record_end)(struct device *, struct recording **recording);
+    enum status (*replay)(struct device *, const struct recording *recording);
+    void (*recording_free)(struct device *, struct recording *recording);
 };
 
 /* The table by name ("cpu", "cuda"); NULL for another name. A build without CUDA has a "cuda"

@@ -222,7 +222,7 @@ static enum status targets_pick(const struct tile *tile, const float *logits)
 }
 
 /* A row whose logits were not finite says so and harms no other. */
-static void result_fill(const struct tile *tile, int row, int most, struct step_result *result)
+static void result_fill(const struct tile *tile, int row, int most, struct sample_result *result)
 {
     const struct head *head = tile->stage->head;
     const struct logit_summary *summary = &head->summary[row];
@@ -243,7 +243,7 @@ static void result_fill(const struct tile *tile, int row, int most, struct step_
     }
 }
 
-static enum status tile_run(const struct tile *tile, struct step_result *results)
+static enum status tile_run(const struct tile *tile, struct sample_result *results)
 {
     struct stage *stage = tile->stage;
     struct head *head = stage->head;
@@ -309,7 +309,7 @@ static enum status rows_upload(struct stage *stage, const struct step *step)
     return STATUS_OK;
 }
 
-enum status head_run(struct stage *stage, const struct step *step, struct step_result *results)
+enum status head_run(struct stage *stage, const struct step *step, struct sample_result *results)
 {
     if (step->rows == 0)
         return STATUS_OK;

@@ -188,7 +188,7 @@ void stage_close(struct stage *stage);
 
 /* Runs one step; every rank of the mesh calls it with the same bytes. On tensor ranks of pipeline
  * stage 0 `results` [rows] is filled at return, elsewhere it is scratch of the same size. */
-enum status stage_run(struct stage *stage, const struct step *step, struct step_result *results,
+enum status stage_run(struct stage *stage, const struct step *step, struct sample_result *results,
                       struct error *error);
 
 /* One sequence's state of one layer as this rank holds it, f32, for tests, snapshots and

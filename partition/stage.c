@@ -177,7 +177,7 @@ static enum status layers_run(struct stage *stage)
 }
 
 static enum status output_run(struct stage *stage, const struct step *step,
-                              struct step_result *results)
+                              struct sample_result *results)
 {
     if (!stage->rank->last)
         return stage->fabric->ops->send(stage->fabric, AXIS_PIPELINE, stage->rank->at.pipeline + 1,
@@ -189,7 +189,7 @@ static enum status output_run(struct stage *stage, const struct step *step,
 /* The last stage's results go to stage 0, rank by rank along the tensor axis; both remember the
  * sampled tokens: stage 0 to embed them, the last to count them. */
 static enum status results_run(struct stage *stage, const struct step *step,
-                               struct step_result *results)
+                               struct sample_result *results)
 {
     const struct rank_plan *rank = stage->rank;
     const struct fabric_ops *ops = stage->fabric->ops;
@@ -205,7 +205,7 @@ static enum status results_run(struct stage *stage, const struct step *step,
 }
 
 static enum status step_run(struct stage *stage, const struct step *step,
-                            struct step_result *results, struct error *error)
+                            struct sample_result *results, struct error *error)
 {
     if (step->tokens == 0)
         return STATUS_OK;
@@ -216,7 +216,7 @@ static enum status step_run(struct stage *stage, const struct step *step,
     return results_run(stage, step, results);
 }
 
-enum status stage_run(struct stage *stage, const struct step *step, struct step_result *results,
+enum status stage_run(struct stage *stage, const struct step *step, struct sample_result *results,
                       struct error *error)
 {
     guard_enter("step");

@@ -57,12 +57,12 @@ enum status stage_reduce(struct stage *stage, void *data, uint64_t count);
 /* head.c: logits and outcome of every row, the same on every tensor rank of the last stage. */
 enum status head_create(struct stage *stage);
 void head_destroy(struct stage *stage);
-enum status head_run(struct stage *stage, const struct step *step, struct step_result *results);
+enum status head_run(struct stage *stage, const struct step *step, struct sample_result *results);
 /* tokens.c: counts of the step's literal tokens; last stage, before the head. */
 enum status tokens_count(struct stage *stage, const struct step *step);
 /* tokens.c: sampled tokens become the slots' newest, and are counted where penalties are on. */
 enum status tokens_remember(struct stage *stage, const struct step *step,
-                            const struct step_result *results);
+                            const struct sample_result *results);
 
 /* Passes a failure up. */
 #define TRY(call)                                                                                  \

@@ -47,15 +47,6 @@ struct step {
     const int32_t *ban;            /* [bans] */
 };
 
-/* A row's outcome. */
-struct step_result {
-    int32_t token;     /* sampled id, or the target; -1: the logits were not finite */
-    int32_t is_argmax; /* of the raw logits */
-    float logprob;     /* of `token`, raw (before penalties and temperature) */
-    int32_t tops;
-    struct logit_candidate top[SAMPLE_TOP_MAX]; /* value = raw log-probability, best first */
-};
-
 struct step_builder;
 
 /* A builder with room for `shape`; all memory is taken here. NULL: out of memory. */

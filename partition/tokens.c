@@ -44,7 +44,7 @@ enum status tokens_count(struct stage *stage, const struct step *step)
 }
 
 enum status tokens_remember(struct stage *stage, const struct step *step,
-                            const struct step_result *results)
+                            const struct sample_result *results)
 {
     struct stage_scratch *s = &stage->scratch;
     const struct backend *backend = stage->backend;
