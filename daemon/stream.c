@@ -187,8 +187,11 @@ enum status stream_push(struct stream *stream, int32_t id, const char **text, si
 enum status stream_finish(struct stream *stream, const char **text, size_t *length)
 {
     held_trim(stream);
-    if (stream->matched < 0 && stream->partial_length > 0)
-        held_append(stream, UTF8_REPLACEMENT, REPLACEMENT_BYTES);
+    if (stream->matched < 0 && stream->partial_length > 0) {
+        /* past the reach of stop strings: the output has ended already */
+        memcpy(stream->held + stream->held_length, UTF8_REPLACEMENT, REPLACEMENT_BYTES);
+        stream->held_length += REPLACEMENT_BYTES;
+    }
     stream->partial_length = 0;
     stream->released = stream->held_length;
     *text = stream->held;

@@ -43,8 +43,10 @@ static size_t bytes_push(struct stream *stream, const char *bytes, size_t length
 /* UTF-8 by its definition, written apart from the code under test. */
 static size_t code_bytes(uint32_t code, char *bytes)
 {
-    if (code < 0x80)
-        return (size_t)snprintf(bytes, 5, "%c", (int)code), 1;
+    if (code < 0x80) {
+        bytes[0] = (char)code;
+        return 1;
+    }
     if (code < 0x800) {
         bytes[0] = (char)(192 + code / 64);
         bytes[1] = (char)(128 + code % 64);
