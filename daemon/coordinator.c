@@ -36,17 +36,11 @@ struct coordinator {
 
 /* ---- warm-up ------------------------------------------------------------------------------ */
 
-static void wake_flag(void *context)
-{
-    atomic_store((atomic_bool *)context, true);
-}
-
 /* One small request through every rank, so that SERVING means that a step has worked. */
 static enum status warm_up(struct coordinator *self, struct error *error)
 {
     struct arena *arena = arena_create(4096);
     int32_t *prompt = arena ? arena_allocate(arena, 1, sizeof *prompt) : NULL;
-    atomic_bool awake = false;
     struct request_spec spec = {
         .kind = REQUEST_GENERATE,
         .id = "warm-up",
@@ -61,7 +55,7 @@ static enum status warm_up(struct coordinator *self, struct error *error)
     };
     if (self->rank->plan->limits.max_model_len < 3)
         spec.max_new_tokens = 1;
-    struct request *request = prompt ? request_create(&spec, arena, wake_flag, &awake) : NULL;
+    struct request *request = prompt ? request_create(&spec, arena, NULL, NULL) : NULL;
     if (request == NULL) {
         arena_destroy(arena);
         return error_set(error, STATUS_NO_MEMORY, "warm-up: out of memory");
