@@ -64,22 +64,16 @@ __device__ static inline uint32_t pack_bf16(float low, float high)
     return *(uint32_t *)&pair;
 }
 
-/* ---- state: read once, written once -------------------------------------------------------- */
+/* ---- state: read once, written once; first to leave the caches ----------------------------- */
 
 __device__ static inline float4 load_once(const float *from)
 {
-    float4 v;
-    asm volatile("ld.global.L1::no_allocate.L2::evict_first.v4.f32 {%0,%1,%2,%3}, [%4];\n"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "l"(from));
-    return v;
+    return __ldcs((const float4 *)from);
 }
 
-__device__ static inline void store_once(float *to, float4 v)
+__device__ static inline void store_once(float *to, float4 value)
 {
-    asm volatile("st.global.L1::no_allocate.L2::evict_first.v4.f32 [%0], {%1,%2,%3,%4};\n" ::"l"(to),
-                 "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
-                 : "memory");
+    __stcs((float4 *)to, value);
 }
 
 #endif
