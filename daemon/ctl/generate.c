@@ -138,7 +138,7 @@ static void visit(void *context, const ProtobufCMessage *base)
         show_delta(output, message->delta);
 }
 
-static void finish_output(struct output *output)
+static void finish_output(struct output *output, bool well)
 {
     end_progress(output);
     if (output->id_stream)
@@ -155,7 +155,7 @@ static void finish_output(struct output *output)
     if (!output->settings->json) {
         if (!output->wrote_text && output->ids)
             fputs(output->ids, stdout);
-        if (output->settings->n <= 1)
+        if (output->settings->n <= 1 && (well || output->wrote_text))
             putchar('\n');
     }
     free(output->ids);
@@ -258,7 +258,7 @@ static int run(const struct ctl_settings *settings, struct ctl_client *client,
                                   .visit = visit,
                                   .context = &output};
     int code = ctl_run(client, &call);
-    finish_output(&output);
+    finish_output(&output, code == CTL_OK);
     return code;
 }
 
