@@ -194,12 +194,14 @@ void *engine_run(void *context)
         int64_t now = clock_now();
         jobs_expire(engine, now);
         bool submitted = step_submit(engine, now);
-        if (!submitted && engine->flights > 0)
+        bool collected = !submitted && engine->flights > 0;
+        if (collected)
             step_collect(engine);
         engine_publish(engine);
         if (stopping && engine->jobs == NULL && engine->flights == 0)
             return NULL;
-        if (!submitted && engine->flights == 0)
+        /* What was collected may have given back what a waiting sequence needs. */
+        if (!submitted && !collected && engine->flights == 0)
             inbox_sleep(&engine->inbox, engine->next_deadline);
     }
 }
