@@ -31,7 +31,9 @@ struct lanes {
     vec part[LANE_PARTS];
 };
 
-#ifdef __clang__
+#if defined(CPU_KEEP_LOOPS)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
