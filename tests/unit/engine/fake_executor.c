@@ -18,7 +18,7 @@ struct fake_slot {
 struct flight {
     uint64_t number;
     int rows;
-    struct step_result *result;
+    struct sample_result *result;
 };
 
 struct executor {
@@ -174,12 +174,12 @@ static void sequence_run(struct executor *e, const struct step_sequence *s, cons
     slot->last_step = e->submitted + 1;
 }
 
-static struct step_result row_run(struct executor *e, const struct step *step,
-                                  const struct step_row *row, uint64_t seen, bool is_last)
+static struct sample_result row_run(struct executor *e, const struct step *step,
+                                    const struct step_row *row, uint64_t seen, bool is_last)
 {
     const struct sample_row *sample = &row->sample;
     struct fake_slot *slot = &e->slot[sample->slot];
-    struct step_result result = {.token = sample->target, .tops = sample->tops};
+    struct sample_result result = {.token = sample->target, .tops = sample->tops};
     if (sample->target < 0) {
         CHECK(e, is_last);
         CHECK(e, sample->draw == (uint64_t)slot->sampled);
@@ -242,7 +242,7 @@ enum status executor_submit(struct executor *e, const void *bytes, size_t length
     return STATUS_OK;
 }
 
-enum status executor_collect(struct executor *e, struct step_result *results, int room, int *rows,
+enum status executor_collect(struct executor *e, struct sample_result *results, int room, int *rows,
                              struct error *error)
 {
     CHECK(e, e->collected < e->submitted);

@@ -1,4 +1,166 @@
+/* Text through the engine: the fake model draws single-byte tokens and a few whole words, so that
+ * text, stops and held-back bytes can be worked out from the ids with tokenizer_decode alone. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "client.h"
+#include "daemon/base/clock.h"
+
+struct text {
+    struct arena *arena;
+    char *bytes;
+    size_t length;
+};
+
+static struct text decode(const struct bench *bench, const int32_t *ids, int count)
+{
+    struct text text = {.arena = arena_create(SIZE_MAX)};
+    assert_int_equal(tokenizer_decode(bench->tokenizer, ids, (size_t)count, true, text.arena,
+                                      &text.bytes, &text.length, NULL),
+                     STATUS_OK);
+    return text;
+}
+
+static void text_expect(const struct bench *bench, const struct heard *heard)
+{
+    struct text text = decode(bench, heard->id, heard->ids);
+    assert_int_equal(heard->text_length, text.length);
+    assert_memory_equal(heard->text, text.bytes, text.length);
+    arena_destroy(text.arena);
+}
+
+static void start(struct bench *bench)
+{
+    bench_open(bench);
+    bench_tokenizer(bench);
+    bench->fake.eos = true;
+    bench_start(bench);
+}
+
+static void test_text_is_what_the_ids_decode_to(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client client;
+    int32_t prompt[12];
+    start(&bench);
+    for (uint32_t seed = 0; seed < 20; seed++) {
+        prompt_fill(prompt, 12, seed);
+        struct request_spec spec = spec_plain("a", prompt, 12, 60);
+        spec.text = true;
+        spec.choices = 3;
+        spec.sampling.seed = seed;
+        spec.include_stop = seed % 2 == 1;
+        spec.ignore_eos = seed % 4 == 2;
+        client_run(&client, &bench, &spec);
+        for (int i = 0; i < 3; i++) {
+            heard_expect(&bench, &spec, i, &client.heard[i]);
+            text_expect(&bench, &client.heard[i]);
+        }
+        client_close(&client);
+    }
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
+static void test_echoed_text(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client client;
+    int32_t prompt[300];
+    prompt_fill(prompt, 300, 2);
+    start(&bench);
+    const struct stop_string never = {.text = "never to be seen", .length = 16};
+    for (int variant = 0; variant < 4; variant++) {
+        struct request_spec spec = spec_plain("a", prompt, 300, 40);
+        spec.text = spec.echo = spec.ignore_eos = true;
+        spec.logprobs = variant % 2 == 0 ? -1 : 2;
+        if (variant >= 2) { /* the prompt's text is not looked through for stops */
+            spec.stops = &never;
+            spec.stop_count = 1;
+        }
+        client_run(&client, &bench, &spec);
+        assert_int_equal(client.heard[0].ids, 340);
+        assert_memory_equal(client.heard[0].id, prompt, sizeof prompt);
+        if (variant < 2) {
+            text_expect(&bench, &client.heard[0]);
+        } else {
+            struct text before = decode(&bench, prompt, 300);
+            struct text after = decode(&bench, client.heard[0].id + 300, 40);
+            assert_int_equal(client.heard[0].text_length, before.length + after.length);
+            assert_memory_equal(client.heard[0].text, before.bytes, before.length);
+            assert_memory_equal(client.heard[0].text + before.length, after.bytes, after.length);
+            arena_destroy(before.arena);
+            arena_destroy(after.arena);
+        }
+        client_close(&client);
+    }
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
+/* What the stop string cuts, worked out from the whole text of the output without it. */
+static void test_stop_strings(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client whole, cut;
+    int32_t prompt[12];
+    start(&bench);
+    for (uint32_t seed = 0; seed < 20; seed++) {
+        prompt_fill(prompt, 12, seed);
+        struct request_spec spec = spec_plain("whole", prompt, 12, 60);
+        spec.text = spec.ignore_eos = true;
+        spec.include_stop = seed % 2 == 1;
+        client_run(&whole, &bench, &spec);
+        struct heard *all = &whole.heard[0];
+        /* ASCII bytes of the text, over a border of tokens more often than not */
+        size_t at = 20 + seed;
+        while (at + 3 < all->text_length &&
+               ((all->text[at] | all->text[at + 1] | all->text[at + 2]) & 0x80) != 0)
+            at++;
+        assert_true(at + 3 < all->text_length);
+        struct stop_string stops[2] = {{.text = "not in any text", .length = 15},
+                                       {.text = all->text + at, .length = 3}};
+        all->text[all->text_length] = '\0';
+        size_t first =
+            (size_t)((char *)memmem(all->text, all->text_length, stops[1].text, 3) - all->text);
+        strcpy(spec.id, "cut");
+        spec.stops = stops;
+        spec.stop_count = 2;
+        client_run(&cut, &bench, &spec);
+        const struct heard *heard = &cut.heard[0];
+        assert_int_equal(heard->reason, FINISH_STOP);
+        assert_true(heard->has_matched_stop);
+        assert_memory_equal(heard->matched_stop, stops[1].text, 3);
+        assert_int_equal(heard->matched_id, -1);
+        assert_int_equal(heard->text_length, first + (spec.include_stop ? 3 : 0));
+        assert_memory_equal(heard->text, all->text, heard->text_length);
+        assert_int_equal(heard->completion_tokens, heard->ids);
+        assert_true(heard->ids < all->ids);
+        assert_memory_equal(heard->id, all->id, (size_t)heard->ids * sizeof *heard->id);
+        struct text text = decode(&bench, heard->id, heard->ids);
+        assert_true(text.length >= first + 3);
+        arena_destroy(text.arena);
+        client_close(&whole);
+        client_close(&cut);
+    }
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
 int main(void)
 {
-    return 0;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_text_is_what_the_ids_decode_to),
+        cmocka_unit_test(test_echoed_text),
+        cmocka_unit_test(test_stop_strings),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
