@@ -65,7 +65,9 @@ struct fabric_ops {
 struct fabric {
     const struct fabric_ops *ops;
     struct mesh mesh;
-    int rank; /* in the world */
+    int rank;      /* in the world */
+    bool streamed; /* device collectives are enqueued on the device's stream: nothing waits for them
+                    */
     struct coordinates at;
 };
 

@@ -7,6 +7,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+
+#include "daemon/base/clock.h"
 
 enum slot_state { SLOT_EMPTY, SLOT_WAITING, SLOT_DONE };
 
@@ -33,22 +36,29 @@ struct executor {
     struct error failure;          /* under lock; STATUS_OK while all is well */
 };
 
-/* What a rank does with a step's bytes; the fabric is aborted on failure so that no peer waits. */
-static enum status step_execute(struct stage *stage, struct fabric *fabric,
-                                const struct step_shape *shape, const void *bytes, size_t length,
-                                struct sample_result *results, int *rows, struct error *error)
+/* Starts a step from its bytes. */
+static enum status step_start(struct stage *stage, struct fabric *fabric,
+                              const struct step_shape *shape, const void *bytes, size_t length,
+                              struct error *error)
 {
     struct step step;
     enum status status = step_decode(shape, bytes, length, &step, error);
     if (status == STATUS_OK) {
         fabric_step_begin(fabric, step.number);
-        status = stage_run(stage, &step, results, error);
-        fabric_step_end(fabric);
+        status = stage_submit(stage, &step, error);
     }
-    if (status == STATUS_OK)
-        *rows = step.rows;
-    else if (error->status == STATUS_OK)
+    if (status != STATUS_OK)
         error_set(error, status, "a step failed: %s", status_name(status));
+    return status;
+}
+
+/* Waits for the oldest step; the rank is idle when it was the only one. */
+static enum status step_end(struct stage *stage, struct fabric *fabric,
+                            struct sample_result *results, int *rows, struct error *error)
+{
+    enum status status = stage_collect(stage, results, rows, error);
+    if (stage_pending(stage) == 0)
+        fabric_step_end(fabric);
     return status;
 }
 
@@ -57,27 +67,33 @@ static struct slot *slot_at(struct executor *executor, uint64_t number)
     return &executor->slots[number % EXECUTOR_DEPTH];
 }
 
-static void run_slot(struct executor *executor, struct slot *slot, struct error *error)
+static void start_slot(struct executor *executor, struct slot *slot, struct error *error)
 {
     struct fabric *fabric = executor->fabric;
     enum status status = fabric->ops->publish(fabric, slot->bytes, slot->length);
     if (status != STATUS_OK)
         error_set(error, status, "publishing a step: %s", status_name(status));
     else
-        step_execute(executor->stage, fabric, &executor->shape, slot->bytes, slot->length,
-                     slot->results, &slot->rows, error);
+        step_start(executor->stage, fabric, &executor->shape, slot->bytes, slot->length, error);
 }
 
-/* Waits for the step of that number; false: closing, and it was not submitted. */
-static bool wait_submitted(struct executor *executor, uint64_t number, struct error *failure)
+/* Whether the step of that number was submitted; `wait`: sleeps until it was or closing began. */
+static bool is_submitted(struct executor *executor, uint64_t number, bool wait)
 {
     pthread_mutex_lock(&executor->lock);
-    while (executor->submitted == number && !executor->closing)
+    while (wait && executor->submitted == number && !executor->closing)
         pthread_cond_wait(&executor->moved, &executor->lock);
     bool there = executor->submitted != number;
-    *failure = executor->failure;
     pthread_mutex_unlock(&executor->lock);
     return there;
+}
+
+/* With room for another step, until one is there to start or the oldest is ready to collect. The
+ * device cannot wake us for the second, so this sleeps in short turns. */
+static void wait_either(struct executor *executor, uint64_t number)
+{
+    while (!stage_ready(executor->stage) && !is_submitted(executor, number, false))
+        clock_sleep(CLOCK_SECOND / 100000);
 }
 
 static void finish_slot(struct executor *executor, struct slot *slot, const struct error *failure)
@@ -93,12 +109,24 @@ static void *executor_main(void *context)
 {
     struct executor *executor = context;
     struct fabric *fabric = executor->fabric;
-    struct error failure;
-    for (uint64_t number = 0; wait_submitted(executor, number, &failure); number++) {
-        struct slot *slot = slot_at(executor, number);
+    struct error failure = {.status = STATUS_OK};
+    uint64_t started = 0, ended = 0;
+    prctl(PR_SET_TIMERSLACK, 1000); /* nanoseconds: short sleeps are short */
+    /* A step that waits is started before the one under way is collected. */
+    while (is_submitted(executor, started, started == ended) || started > ended) {
         bool failed_before = failure.status != STATUS_OK;
-        if (!failed_before)
-            run_slot(executor, slot, &failure);
+        if (started - ended < EXECUTOR_DEPTH && is_submitted(executor, started, false)) {
+            if (!failed_before)
+                start_slot(executor, slot_at(executor, started), &failure);
+            started++;
+            if (failure.status == STATUS_OK && started - ended < EXECUTOR_DEPTH) {
+                wait_either(executor, started);
+                continue;
+            }
+        }
+        struct slot *slot = slot_at(executor, ended++);
+        if (failure.status == STATUS_OK)
+            step_end(executor->stage, fabric, slot->results, &slot->rows, &failure);
         finish_slot(executor, slot, &failure);
         if (!failed_before && failure.status != STATUS_OK)
             fabric->ops->abort(fabric, failure.text);
@@ -231,11 +259,9 @@ enum status executor_serve(struct stage *stage, struct fabric *fabric,
 {
     struct error failure = {.status = STATUS_OK};
     size_t room = step_bytes_max(shape), length = 0;
-    size_t row_room = shape->max_rows > 0 ? (size_t)shape->max_rows : 1;
     unsigned char *bytes = malloc(room);
-    struct sample_result *results = calloc(row_room, sizeof *results);
     enum status status = STATUS_OK;
-    if (bytes == NULL || results == NULL)
+    if (bytes == NULL)
         status = error_set(&failure, STATUS_NO_MEMORY, "no memory for a step of %zu bytes", room);
     while (status == STATUS_OK) {
         int rows = 0;
@@ -245,9 +271,10 @@ enum status executor_serve(struct stage *stage, struct fabric *fabric,
         else if (length == 0)
             break;
         else
-            status = step_execute(stage, fabric, shape, bytes, length, results, &rows, &failure);
+            status = step_start(stage, fabric, shape, bytes, length, &failure);
+        if (status == STATUS_OK && stage_pending(stage) == STAGE_DEPTH)
+            status = step_end(stage, fabric, NULL, &rows, &failure);
     }
-    free(results);
     free(bytes);
     if (status == STATUS_OK)
         return STATUS_OK;

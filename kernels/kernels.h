@@ -475,6 +475,7 @@ struct backend {
      * are 0 .. DEVICE_LANES - 1. */
     enum status (*fetch)(struct device *, int lane, void *to_host, const void *from, size_t bytes);
     enum status (*wait)(struct device *, int lane);
+    bool (*ready)(struct device *, int lane); /* wait() would not wait */
     /* Between begin and end, entries are recorded instead of run; replay runs them again with the
      * memory and shapes they were recorded with (a CUDA graph). What was chosen from host fields of
      * struct ragged (max_context) must hold for every replay. */

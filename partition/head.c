@@ -35,30 +35,25 @@ const void *head_gather(struct stage *stage, const void *mine, size_t bytes, enu
 
 /* ---- phases of a tile ---------------------------------------------------------------------- */
 
-static enum status logits_make(const struct tile *tile)
+enum status logits_make(struct stage *stage, int first, int rows)
 {
-    struct stage *stage = tile->stage;
     const struct backend *backend = stage->backend;
     struct stage_scratch *s = &stage->scratch;
     const struct model_config *m = &stage->plan->model;
-    int32_t *index = stage->head->row_index;
-    for (int i = 0; i < tile->rows; i++)
-        index[i] = tile->step->row[tile->first + i].token;
-    TRY(backend->upload(stage->device, s->row_index, index, (size_t)tile->rows * sizeof *index));
-    TRY(backend->gather(stage->device, &(struct gather_op){.rows = tile->rows,
+    TRY(backend->gather(stage->device, &(struct gather_op){.rows = rows,
                                                            .columns = m->hidden,
                                                            .ld_x = m->hidden,
-                                                           .index = s->row_index,
+                                                           .index = s->row_index + first,
                                                            .x = s->x,
                                                            .out = s->head_rows}));
-    TRY(backend->rms_norm(stage->device, &(struct rms_norm_op){.rows = tile->rows,
+    TRY(backend->rms_norm(stage->device, &(struct rms_norm_op){.rows = rows,
                                                                .columns = m->hidden,
                                                                .epsilon = m->rms_epsilon,
                                                                .x = s->head_rows,
                                                                .weight = stage->weights.final_norm,
                                                                .out = s->head_normed}));
     int vocab = span_size(stage->rank->vocab);
-    return backend->gemm(stage->device, &(struct gemm_op){.rows = tile->rows,
+    return backend->gemm(stage->device, &(struct gemm_op){.rows = rows,
                                                           .columns = vocab,
                                                           .depth = m->hidden,
                                                           .ld_x = m->hidden,
@@ -255,7 +250,7 @@ static enum status tile_run(const struct tile *tile, struct sample_result *resul
         plain &= row_is_plain(row);
     }
     int most = 0;
-    TRY(logits_make(tile));
+    TRY(logits_make(stage, tile->first, tile->rows));
     TRY(head_summarise(tile, s->logits, head->summary));
     TRY(tops_find(tile, &most));
     const float *raw = s->logits;
@@ -292,12 +287,18 @@ static enum status tile_run(const struct tile *tile, struct sample_result *resul
     return STATUS_OK;
 }
 
-static enum status rows_upload(struct stage *stage, const struct step *step)
+enum status rows_upload(struct stage *stage, const struct step *step)
 {
     const struct backend *backend = stage->backend;
     struct stage_scratch *s = &stage->scratch;
-    for (int i = 0; i < step->rows; i++)
+    if (step->rows == 0)
+        return STATUS_OK;
+    int32_t *index = stage->pairs;
+    for (int i = 0; i < step->rows; i++) {
         stage->row[i] = step->row[i].sample;
+        index[i] = step->row[i].token;
+    }
+    TRY(backend->upload(stage->device, s->row_index, index, (size_t)step->rows * sizeof *index));
     TRY(backend->upload(stage->device, s->row, stage->row,
                         (size_t)step->rows * sizeof *stage->row));
     if (step->biases > 0)
@@ -311,9 +312,6 @@ static enum status rows_upload(struct stage *stage, const struct step *step)
 
 enum status head_run(struct stage *stage, const struct step *step, struct sample_result *results)
 {
-    if (step->rows == 0)
-        return STATUS_OK;
-    TRY(rows_upload(stage, step));
     for (int first = 0; first < step->rows; first += HEAD_TILE) {
         int left = step->rows - first;
         struct tile tile = {stage, step, first, left < HEAD_TILE ? left : HEAD_TILE};

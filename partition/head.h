@@ -11,7 +11,6 @@ struct head {
     struct logit_summary summary[HEAD_TILE];  /* raw, merged */
     struct logit_summary adjusted[HEAD_TILE]; /* after adjustment, merged; where thresholds are */
     int32_t targets[HEAD_TILE];
-    int32_t row_index[HEAD_TILE];
     float values[HEAD_TILE];
     float maxima[HEAD_TILE];
     struct logit_candidate draws[HEAD_TILE];
@@ -34,6 +33,8 @@ static inline const struct sample_row *tile_row(const struct tile *tile, int row
     return &tile->step->row[tile->first + row].sample;
 }
 
+/* s->logits = head(final norm(x[row_index[first ..]])) for `rows` rows. */
+enum status logits_make(struct stage *stage, int first, int rows);
 /* Host bytes of every tensor rank, rank by rank; NULL: the fabric failed. */
 const void *head_gather(struct stage *stage, const void *mine, size_t bytes, enum status *status);
 /* The merged summaries of the tile's present logits. */

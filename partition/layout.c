@@ -198,6 +198,14 @@ static void place_activations(const struct plan *plan, const struct rank_plan *r
     s->mixer = region_take(r, mixer_bytes(plan, rank), 1);
 }
 
+int layout_sample_tile(const struct plan *plan)
+{
+    enum { RESIDENT_TILE = 256 };
+    int rows = plan->activation == DTYPE_F32 ? HEAD_TILE : plan->limits.max_num_seqs;
+    rows = rows < RESIDENT_TILE ? rows : RESIDENT_TILE;
+    return rows > HEAD_TILE ? rows : HEAD_TILE;
+}
+
 static void place_head(const struct plan *plan, const struct rank_plan *rank, struct region *r,
                        struct stage_scratch *s)
 {
@@ -209,10 +217,12 @@ static void place_head(const struct plan *plan, const struct rank_plan *rank, st
     s->row = region_take(r, rows, sizeof(struct sample_row));
     s->bias = region_take(r, (uint64_t)shape.max_biases, sizeof(struct logit_bias));
     s->bans = region_take(r, (uint64_t)shape.max_bans, sizeof(int32_t));
-    s->head_rows = region_take(r, HEAD_TILE * hidden, act);
-    s->head_normed = region_take(r, HEAD_TILE * hidden, act);
-    s->raw = region_take(r, HEAD_TILE * vocab, sizeof(float));
-    s->logits = region_take(r, HEAD_TILE * vocab, sizeof(float));
+    uint64_t tile = (uint64_t)layout_sample_tile(plan);
+    s->head_rows = region_take(r, tile * hidden, act);
+    s->head_normed = region_take(r, tile * hidden, act);
+    s->raw = region_take(r, tile * vocab, sizeof(float));
+    s->logits = region_take(r, tile * vocab, sizeof(float));
+    s->outcome = region_take(r, rows, sizeof(struct sample_result));
     s->summary = region_take(r, HEAD_TILE, sizeof(struct logit_summary));
     s->targets = region_take(r, HEAD_TILE, sizeof(int32_t));
     s->values = region_take(r, HEAD_TILE, sizeof(float));

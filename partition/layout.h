@@ -12,7 +12,7 @@ enum {
     HEAD_TILE = 64,        /* rows of logits held at once */
     PROJECTION_ALIGN = 16, /* columns of a merged projection */
     STEP_BIASES_PER_SEQUENCE = 1024,
-    STEP_BANS_PER_SEQUENCE = 64,
+    STEP_BANS_PER_SEQUENCE = 72, /* 64 of a request, 8 eos */
     HISTOGRAM_BINS = 256,
 };
 
@@ -98,10 +98,11 @@ struct stage_scratch {
     struct sample_row *row;        /* [rows] */
     struct logit_bias *bias;       /* [biases] */
     int32_t *bans;                 /* [bans] */
-    void *head_rows;               /* [HEAD_TILE, hidden] */
-    void *head_normed;             /* [HEAD_TILE, hidden] */
-    float *raw;                    /* [HEAD_TILE, vocab rows] logits before adjustment */
-    float *logits;                 /* [HEAD_TILE, vocab rows] */
+    void *head_rows;               /* [sample tile, hidden] */
+    void *head_normed;             /* [sample tile, hidden] */
+    float *raw;                    /* [sample tile, vocab rows] logits before adjustment */
+    float *logits;                 /* [sample tile, vocab rows] */
+    struct sample_result *outcome; /* [rows] */
     struct logit_summary *summary; /* [HEAD_TILE] */
     int32_t *targets;              /* [HEAD_TILE] */
     float *values, *maxima;        /* [HEAD_TILE] */
@@ -122,6 +123,8 @@ uint64_t layout_meta(int sequences, int tokens);
 struct jet_columns layout_jet_columns(const struct plan *plan, const struct rank_plan *rank);
 struct attention_columns layout_attention_columns(const struct plan *plan,
                                                   const struct rank_plan *rank);
+/* Rows whose logits are held at once: HEAD_TILE, or more where sampling stays on the device. */
+int layout_sample_tile(const struct plan *plan);
 /* Positions a ring keeps. */
 int layout_ring(const struct plan *plan);
 enum layer_type layout_layer(const struct plan *plan, const struct rank_plan *rank, int index);

@@ -29,18 +29,18 @@ enum rope_type { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_YARN, ROPE_LLAMA3
 struct rope_config {
     enum rope_type type;
     double theta, factor;
-    double attention_factor;        /* yarn; 0: from factor */
-    double beta_fast, beta_slow;    /* yarn */
-    double mscale, mscale_all_dim;  /* yarn; 0: absent */
+    double attention_factor;                  /* yarn; 0: from factor */
+    double beta_fast, beta_slow;              /* yarn */
+    double mscale, mscale_all_dim;            /* yarn; 0: absent */
     double low_freq_factor, high_freq_factor; /* llama3 */
     int original_max_position;
-    bool truncate;                  /* yarn: round the correction range; default true */
+    bool truncate; /* yarn: round the correction range; default true */
 };
 
 struct model_config {
     int layers, hidden, intermediate, vocab;
     int attention_heads, kv_heads, head_dim;
-    int window;                                          /* of swa layers; 0: none */
+    int window;                                            /* of swa layers; 0: none */
     int jet_heads, jet_d_k, jet_d_v, conv_taps, generator; /* generator = R; 0: no jet layers */
     float rms_epsilon, jet_epsilon;
     int max_position;
@@ -129,31 +129,31 @@ static inline int span_size(struct span span)
 struct rank_plan {
     int rank;
     struct coordinates at;
-    struct span layers;     /* of the model */
-    struct span jet_heads;  /* value channels, generator rows and g, a, b go with the heads */
+    struct span layers;    /* of the model */
+    struct span jet_heads; /* value channels, generator rows and g, a, b go with the heads */
     struct span q_heads, kv_heads;
-    int group, group_offset; /* see attention_op */
-    struct span columns;    /* of gate and up, rows of down's input */
-    struct span vocab;      /* embedding and head rows */
-    bool first, last;       /* pipeline stage: embeds, makes logits */
+    int group, group_offset;                 /* see attention_op */
+    struct span columns;                     /* of gate and up, rows of down's input */
+    struct span vocab;                       /* embedding and head rows */
+    bool first, last;                        /* pipeline stage: embeds, makes logits */
     int jet_layers, attn_layers, swa_layers; /* in `layers` */
     uint64_t weight_bytes, scratch_bytes;
     uint64_t state_bytes_per_sequence; /* recurrent, conv rows and rings */
     uint64_t kv_bytes_per_token;
-    uint64_t kv_blocks;     /* the same number on every rank */
+    uint64_t kv_blocks; /* the same number on every rank */
     uint64_t total_bytes;
-    double cost;            /* modelled time of a token, arbitrary unit */
+    double cost; /* modelled time of a token, arbitrary unit */
 };
 
 struct plan {
     struct model_config model;
     struct mesh mesh;
-    struct limits limits;   /* with defaults filled in */
+    struct limits limits; /* with defaults filled in */
     enum dtype activation;
     int ranks;
     struct rank_plan *rank; /* [ranks] */
     int max_blocks_per_sequence;
-    uint64_t digest;        /* of everything above */
+    uint64_t digest; /* of everything above */
 };
 
 /* Pure: no device, no file. Errors (STATUS_CONFIG) name the axis, the size and the limit that do
@@ -170,7 +170,7 @@ void plan_step_shape(const struct plan *plan, struct step_shape *shape);
 struct stage;
 
 struct stage_options {
-    const struct plan *plan; /* outlives the stage */
+    const struct plan *plan;             /* outlives the stage */
     const struct checkpoint *checkpoint; /* may be closed after open */
     const struct backend *backend;
     struct device *device;
@@ -186,10 +186,22 @@ enum status stage_open(const struct stage_options *options, struct stage **stage
                        struct error *error);
 void stage_close(struct stage *stage);
 
-/* Runs one step; every rank of the mesh calls it with the same bytes. On tensor ranks of pipeline
- * stage 0 `results` [rows] is filled at return, elsewhere it is scratch of the same size. */
+enum { STAGE_DEPTH = 2 };
+
+/* Starts one step; every rank of the mesh calls it with the same bytes. Where the device works on
+ * its own it returns as soon as the work is enqueued. At most STAGE_DEPTH steps are under way. */
+enum status stage_submit(struct stage *stage, const struct step *step, struct error *error);
+/* Waits for the oldest step under way. On tensor ranks of pipeline stage 0 `results` [rows] is
+ * filled, elsewhere only *rows; `results` may be NULL. */
+enum status stage_collect(struct stage *stage, struct sample_result *results, int *rows,
+                          struct error *error);
+/* Both in one. */
 enum status stage_run(struct stage *stage, const struct step *step, struct sample_result *results,
                       struct error *error);
+/* Whether stage_collect would return without waiting. */
+bool stage_ready(const struct stage *stage);
+/* Steps that wait to be collected. */
+int stage_pending(const struct stage *stage);
 
 /* One sequence's state of one layer as this rank holds it, f32, for tests, snapshots and
  * hand-over: layer numbers are the model's; kinds that the layer lacks give STATUS_NOT_FOUND. */
@@ -199,7 +211,8 @@ enum state_kind {
     STATE_K,         /* [tokens kept, local kv heads, head_dim], oldest first */
     STATE_V,
 };
-/* *count: floats written (STATE_K, STATE_V: attn keeps `length` tokens, swa min(length, window)). */
+/* *count: floats written (STATE_K, STATE_V: attn keeps `length` tokens, swa min(length, window)).
+ */
 enum status stage_export(struct stage *stage, int slot, int layer, enum state_kind kind, int length,
                          float *out, size_t room, size_t *count, struct error *error);
 

@@ -115,6 +115,8 @@ enum status ragged_upload(struct stage *stage, const struct step *step, struct e
     struct meta_layout at = meta_layout_of(step);
     meta_fill(step, &at, stage->meta);
     batch_measure(stage, step);
+    if (stage->batch.decodes == stage->batch.sequences)
+        stage->batch.max_context = replay_context(stage, stage->batch.max_context);
     batch_point(stage, &at);
     return stage->backend->upload(stage->device, stage->scratch.meta, stage->meta,
                                   at.end * sizeof(int32_t));

@@ -1,10 +1,8 @@
-/* One rank's run of layers: opening its memory, and the story of a step. */
+/* One rank's run of layers: its memory, from open to close. run.c has the story of a step. */
 #include "partition/stage.h"
 
 #include <math.h>
 #include <stdlib.h>
-
-#include "daemon/base/guard.h"
 
 static enum status region_create(struct stage *stage, int index, uint64_t bytes, const char *what,
                                  struct region *region, struct error *error)
@@ -55,6 +53,30 @@ static enum status memory_open(struct stage *stage, struct error *error)
     return check_placed(&placed, rank->scratch_bytes, "scratch", error);
 }
 
+static enum status lanes_open(struct stage *stage, size_t rows)
+{
+    for (int i = 0; i < STAGE_DEPTH; i++) {
+        void *memory = NULL;
+        size_t bytes = (rows ? rows : 1) * sizeof(struct sample_result);
+        if (stage->backend->host_allocate != NULL)
+            TRY(stage->backend->host_allocate(stage->device, bytes, &memory));
+        else if ((memory = calloc(1, bytes)) == NULL)
+            return STATUS_NO_MEMORY;
+        stage->lane[i].results = memory;
+    }
+    return STATUS_OK;
+}
+
+static void lanes_close(struct stage *stage)
+{
+    for (int i = 0; i < STAGE_DEPTH; i++) {
+        if (stage->backend->host_release != NULL && stage->lane[i].results != NULL)
+            stage->backend->host_release(stage->device, stage->lane[i].results);
+        else
+            free(stage->lane[i].results);
+    }
+}
+
 static enum status host_open(struct stage *stage, struct error *error)
 {
     struct step_shape shape;
@@ -73,6 +95,8 @@ static enum status host_open(struct stage *stage, struct error *error)
         return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");
     if (stage->rank->last && head_create(stage) != STATUS_OK)
         return error_set(error, STATUS_NO_MEMORY, "head: out of host memory");
+    if (lanes_open(stage, rows) != STATUS_OK || replays_create(stage) != STATUS_OK)
+        return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");
     return STATUS_OK;
 }
 
@@ -113,6 +137,8 @@ void stage_close(struct stage *stage)
         return;
     for (int i = 0; i < 4; i++)
         stage->backend->release(stage->device, stage->memory[i]);
+    replays_destroy(stage);
+    lanes_close(stage);
     head_destroy(stage);
     free(stage->meta);
     free(stage->slot_blocks);
@@ -122,108 +148,4 @@ void stage_close(struct stage *stage)
     free(stage->pairs);
     free(stage->row);
     free(stage);
-}
-
-enum status stage_reduce(struct stage *stage, void *data, uint64_t count)
-{
-    if (stage->plan->mesh.tensor == 1)
-        return STATUS_OK;
-    return stage->fabric->ops->all_reduce(stage->fabric, AXIS_TENSOR, data, count,
-                                          stage->plan->activation);
-}
-
-/* x += delta (if any), normed = norm(x) (if a weight is given). */
-static enum status normalise(struct stage *stage, const void *delta, const float *weight)
-{
-    const struct model_config *m = &stage->plan->model;
-    return stage->backend->rms_norm(
-        stage->device, &(struct rms_norm_op){.rows = stage->batch.tokens,
-                                             .columns = m->hidden,
-                                             .epsilon = m->rms_epsilon,
-                                             .x = stage->scratch.x,
-                                             .delta = delta,
-                                             .weight = weight,
-                                             .out = weight ? stage->scratch.normed : NULL});
-}
-
-static uint64_t hidden_bytes(const struct stage *stage)
-{
-    return (uint64_t)stage->batch.tokens * (uint64_t)stage->plan->model.hidden *
-           dtype_size(stage->plan->activation);
-}
-
-static enum status input_run(struct stage *stage, const struct step *step)
-{
-    if (stage->rank->first)
-        return embed_run(stage, step);
-    return stage->fabric->ops->receive(stage->fabric, AXIS_PIPELINE, stage->rank->at.pipeline - 1,
-                                       stage->scratch.x, hidden_bytes(stage));
-}
-
-/* Each mixer's and MLP's output is added to x by the norm that follows it. */
-static enum status layers_run(struct stage *stage)
-{
-    const void *delta = NULL;
-    for (int i = 0; i < span_size(stage->rank->layers); i++) {
-        const struct layer_weights *w = &stage->weights.layer[i];
-        TRY(normalise(stage, delta, w->mixer_norm));
-        TRY(layout_layer(stage->plan, stage->rank, i) == LAYER_JET ? jet_run(stage, i)
-                                                                   : attention_run(stage, i));
-        delta = stage->scratch.delta;
-        TRY(normalise(stage, delta, w->mlp_norm));
-        TRY(mlp_run(stage, i));
-    }
-    return normalise(stage, delta, NULL);
-}
-
-static enum status output_run(struct stage *stage, const struct step *step,
-                              struct sample_result *results)
-{
-    if (!stage->rank->last)
-        return stage->fabric->ops->send(stage->fabric, AXIS_PIPELINE, stage->rank->at.pipeline + 1,
-                                        stage->scratch.x, hidden_bytes(stage));
-    TRY(tokens_count(stage, step));
-    return head_run(stage, step, results);
-}
-
-/* The last stage's results go to stage 0, rank by rank along the tensor axis; both remember the
- * sampled tokens: stage 0 to embed them, the last to count them. */
-static enum status results_run(struct stage *stage, const struct step *step,
-                               struct sample_result *results)
-{
-    const struct rank_plan *rank = stage->rank;
-    const struct fabric_ops *ops = stage->fabric->ops;
-    size_t bytes = (size_t)step->rows * sizeof *results;
-    if (step->rows == 0 || (!rank->first && !rank->last))
-        return STATUS_OK;
-    if (rank->last && !rank->first)
-        TRY(ops->send_host(stage->fabric, AXIS_PIPELINE, 0, results, bytes));
-    if (rank->first && !rank->last)
-        TRY(ops->receive_host(stage->fabric, AXIS_PIPELINE, stage->plan->mesh.pipeline - 1, results,
-                              bytes));
-    return tokens_remember(stage, step, results);
-}
-
-static enum status step_run(struct stage *stage, const struct step *step,
-                            struct sample_result *results, struct error *error)
-{
-    if (step->tokens == 0)
-        return STATUS_OK;
-    TRY(ragged_upload(stage, step, error));
-    TRY(input_run(stage, step));
-    TRY(layers_run(stage));
-    TRY(output_run(stage, step, results));
-    return results_run(stage, step, results);
-}
-
-enum status stage_run(struct stage *stage, const struct step *step, struct sample_result *results,
-                      struct error *error)
-{
-    guard_enter("step");
-    enum status status = step_run(stage, step, results, error);
-    guard_leave();
-    if (status != STATUS_OK)
-        return error_set(error, status, "rank %d, step %llu: %s", stage->rank->rank,
-                         (unsigned long long)step->number, status_name(status));
-    return STATUS_OK;
 }

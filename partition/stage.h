@@ -4,6 +4,15 @@
 
 #include "partition/layout.h"
 
+struct replays; /* replay.c */
+
+/* What the host may know of a step that is under way. */
+struct lane {
+    struct sample_result *results; /* [max rows]; pinned where the backend fetches */
+    int rows;
+    bool fetched; /* the results arrive by a fetch: wait for it */
+};
+
 struct stage {
     const struct plan *plan;
     const struct rank_plan *rank;
@@ -28,6 +37,9 @@ struct stage {
     int32_t *pairs;            /* [2 * rows] slots, then tokens to remember; row indices before */
     struct sample_row *row;    /* [rows] */
     struct head *head;         /* host side of the head, last stage only (head.h) */
+    struct lane lane[STAGE_DEPTH];
+    int first_lane, lanes;   /* oldest under way, how many */
+    struct replays *replays; /* NULL: the backend does not record */
 };
 
 /* `elements` of the activation dtype behind `base`. */
@@ -54,6 +66,28 @@ enum status mlp_run(struct stage *stage, int index);
 /* Sums delta over the tensor ranks. */
 enum status stage_reduce(struct stage *stage, void *data, uint64_t count);
 
+/* replay.c: runs `part` for the step, from a recording of the same shape where there is one. Only
+ * for steps whose sequences all have one new token. */
+enum status replays_create(struct stage *stage);
+void replays_destroy(struct stage *stage);
+/* Whether a step's device work may be recorded: no host in between. */
+bool step_recordable(const struct stage *stage, const struct step *step);
+enum status replay_run(struct stage *stage, const struct step *step,
+                       enum status (*part)(struct stage *, const struct step *));
+/* The bound on context that a step of decodes is run (and recorded) for. */
+int replay_context(const struct stage *stage, int context);
+
+/* sample.c: sampling that stays on the device. */
+bool sample_resident(const struct stage *stage);
+enum status sample_run(struct stage *stage, const struct step *step);
+/* What the step's rows ask for, as in struct sample_op. */
+struct sample_needs {
+    bool adjusted, thresholds, tops;
+};
+struct sample_needs sample_needs_of(const struct stage *stage, const struct step *step);
+
+/* head.c: the step's rows and lists to the device; last stage only. */
+enum status rows_upload(struct stage *stage, const struct step *step);
 /* head.c: logits and outcome of every row, the same on every tensor rank of the last stage. */
 enum status head_create(struct stage *stage);
 void head_destroy(struct stage *stage);

@@ -21,6 +21,8 @@ struct stage {
     struct fabric *fabric;
     uint64_t steps; /* run so far; numbers must come in order */
     atomic_int *running;
+    struct sample_result results[STAGE_DEPTH][MAX_ROWS]; /* of the steps under way */
+    int rows[STAGE_DEPTH], first, pending;
 };
 
 struct flat {
@@ -48,10 +50,13 @@ enum status step_decode(const struct step_shape *shape, const void *bytes, size_
 }
 
 /* Row r's token is the sum over ranks of number * 100 + r * (rank + 1). */
-enum status stage_run(struct stage *stage, const struct step *step, struct step_result *results,
-                      struct error *error)
+enum status stage_submit(struct stage *stage, const struct step *step, struct error *error)
 {
     int rank = stage->fabric->rank;
+    if (stage->pending == STAGE_DEPTH)
+        return error_set(error, STATUS_INTERNAL, "too many steps under way");
+    int lane = (stage->first + stage->pending) % STAGE_DEPTH;
+    struct sample_result *results = stage->results[lane];
     if (step->number != ++stage->steps)
         return error_set(error, STATUS_INTERNAL, "steps out of order");
     if (rank == 0)
@@ -66,7 +71,32 @@ enum status stage_run(struct stage *stage, const struct step *step, struct step_
             return status;
         results[row].token = (int32_t)value;
     }
+    stage->rows[lane] = step->rows;
+    stage->pending++;
     return STATUS_OK;
+}
+
+enum status stage_collect(struct stage *stage, struct sample_result *results, int *rows,
+                          struct error *error)
+{
+    if (stage->pending == 0)
+        return error_set(error, STATUS_INTERNAL, "no step is under way");
+    *rows = stage->rows[stage->first];
+    if (results != NULL)
+        memcpy(results, stage->results[stage->first], (size_t)*rows * sizeof *results);
+    stage->first = (stage->first + 1) % STAGE_DEPTH;
+    stage->pending--;
+    return STATUS_OK;
+}
+
+bool stage_ready(const struct stage *stage)
+{
+    return stage->pending > 0;
+}
+
+int stage_pending(const struct stage *stage)
+{
+    return stage->pending;
 }
 
 static const struct step_shape shape = {.max_rows = MAX_ROWS};
@@ -133,7 +163,7 @@ static enum status submit(struct cluster *cluster, uint64_t number, int rows, in
 
 static void collect_right(struct cluster *cluster, uint64_t number, int expected_rows)
 {
-    struct step_result results[MAX_ROWS];
+    struct sample_result results[MAX_ROWS];
     struct error error = {.status = STATUS_OK};
     int rows = -1;
     assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error),
@@ -166,7 +196,7 @@ static void depth_is_bounded(void **state)
 {
     (void)state;
     struct cluster *cluster = cluster_open();
-    struct step_result results[MAX_ROWS];
+    struct sample_result results[MAX_ROWS];
     struct error error = {.status = STATUS_OK};
     int rows;
     assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error),
@@ -200,7 +230,7 @@ static void close_with_steps_under_way(void **state)
 static void failure_ends_all(int what, enum status at_0, const char *text_at_0, enum status at_1)
 {
     struct cluster *cluster = cluster_open();
-    struct step_result results[MAX_ROWS];
+    struct sample_result results[MAX_ROWS];
     struct error error = {.status = STATUS_OK}, again = {.status = STATUS_OK};
     int rows = -1;
     unsigned logged = log_errors();
@@ -238,7 +268,7 @@ static void bad_bytes_end_all(void **state)
 {
     (void)state;
     struct cluster *cluster = cluster_open();
-    struct step_result results[MAX_ROWS];
+    struct sample_result results[MAX_ROWS];
     struct error error = {.status = STATUS_OK};
     int rows = -1;
     assert_int_equal(submit(cluster, 1, 2, DO_BAD_BYTES), STATUS_OK);

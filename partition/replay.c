@@ -1,0 +1,108 @@
+/* Recordings of decode steps (CUDA graphs): a step's device work depends on the host only through
+ * its shape, so a step of a shape seen before is replayed in one call. The first step of a shape
+ * runs as it is (it also lets the backend make its choices), the second is recorded. */
+#include <stdlib.h>
+
+#include "partition/stage.h"
+
+enum { REPLAYS_MAX = 2048, CONTEXT_LEAST = 1024 };
+
+struct replay_key {
+    int sequences, context, rows, needs;
+};
+
+struct replay {
+    struct replay_key key;
+    struct recording *recording; /* NULL: seen once */
+};
+
+struct replays {
+    int count;
+    struct replay replay[REPLAYS_MAX];
+};
+
+enum status replays_create(struct stage *stage)
+{
+    if (stage->backend->record_begin == NULL)
+        return STATUS_OK;
+    stage->replays = calloc(1, sizeof *stage->replays);
+    return stage->replays != NULL ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+void replays_destroy(struct stage *stage)
+{
+    if (stage->replays == NULL)
+        return;
+    for (int i = 0; i < stage->replays->count; i++)
+        if (stage->replays->replay[i].recording != NULL)
+            stage->backend->recording_free(stage->device, stage->replays->replay[i].recording);
+    free(stage->replays);
+}
+
+int replay_context(const struct stage *stage, int context)
+{
+    int bound = CONTEXT_LEAST;
+    while (bound < context && bound < 1 << 29)
+        bound *= 2;
+    int most = stage->plan->limits.max_model_len;
+    return bound < most ? bound : most;
+}
+
+bool step_recordable(const struct stage *stage, const struct step *step)
+{
+    const struct mesh *mesh = &stage->plan->mesh;
+    bool alone = mesh->tensor == 1 && mesh->pipeline == 1;
+    return stage->replays != NULL && stage->batch.decodes == stage->batch.sequences &&
+           step->sequences > 0 && (alone || stage->fabric->streamed);
+}
+
+static struct replay_key key_of(const struct stage *stage, const struct step *step)
+{
+    struct sample_needs needs = sample_needs_of(stage, step);
+    return (struct replay_key){
+        .sequences = step->sequences,
+        .context = stage->batch.max_context,
+        .rows = step->rows,
+        .needs = needs.adjusted + 2 * needs.thresholds + 4 * needs.tops,
+    };
+}
+
+static bool key_equal(struct replay_key a, struct replay_key b)
+{
+    return a.sequences == b.sequences && a.context == b.context && a.rows == b.rows &&
+           a.needs == b.needs;
+}
+
+static struct replay *replay_find(struct replays *replays, struct replay_key key)
+{
+    for (int i = 0; i < replays->count; i++)
+        if (key_equal(replays->replay[i].key, key))
+            return &replays->replay[i];
+    return NULL;
+}
+
+static enum status replay_record(struct stage *stage, const struct step *step,
+                                 enum status (*part)(struct stage *, const struct step *),
+                                 struct replay *replay)
+{
+    TRY(stage->backend->record_begin(stage->device));
+    enum status status = part(stage, step);
+    enum status ended = stage->backend->record_end(stage->device, &replay->recording);
+    return status != STATUS_OK ? status : ended;
+}
+
+enum status replay_run(struct stage *stage, const struct step *step,
+                       enum status (*part)(struct stage *, const struct step *))
+{
+    struct replays *replays = stage->replays;
+    struct replay_key key = key_of(stage, step);
+    struct replay *replay = replay_find(replays, key);
+    if (replay == NULL) {
+        if (replays->count < REPLAYS_MAX)
+            replays->replay[replays->count++] = (struct replay){.key = key};
+        return part(stage, step);
+    }
+    if (replay->recording == NULL)
+        TRY(replay_record(stage, step, part, replay));
+    return stage->backend->replay(stage->device, replay->recording);
+}

@@ -1,0 +1,181 @@
+/* The story of a step on one rank. */
+#include <string.h>
+
+#include "daemon/base/guard.h"
+#include "partition/stage.h"
+
+enum status stage_reduce(struct stage *stage, void *data, uint64_t count)
+{
+    if (stage->plan->mesh.tensor == 1)
+        return STATUS_OK;
+    return stage->fabric->ops->all_reduce(stage->fabric, AXIS_TENSOR, data, count,
+                                          stage->plan->activation);
+}
+
+/* x += delta (if any), normed = norm(x) (if a weight is given). */
+static enum status normalise(struct stage *stage, const void *delta, const float *weight)
+{
+    const struct model_config *m = &stage->plan->model;
+    return stage->backend->rms_norm(
+        stage->device, &(struct rms_norm_op){.rows = stage->batch.tokens,
+                                             .columns = m->hidden,
+                                             .epsilon = m->rms_epsilon,
+                                             .x = stage->scratch.x,
+                                             .delta = delta,
+                                             .weight = weight,
+                                             .out = weight ? stage->scratch.normed : NULL});
+}
+
+static uint64_t hidden_bytes(const struct stage *stage)
+{
+    return (uint64_t)stage->batch.tokens * (uint64_t)stage->plan->model.hidden *
+           dtype_size(stage->plan->activation);
+}
+
+static enum status input_run(struct stage *stage, const struct step *step)
+{
+    if (stage->rank->first)
+        return embed_run(stage, step);
+    return stage->fabric->ops->receive(stage->fabric, AXIS_PIPELINE, stage->rank->at.pipeline - 1,
+                                       stage->scratch.x, hidden_bytes(stage));
+}
+
+/* Each mixer's and MLP's output is added to x by the norm that follows it. */
+static enum status layers_run(struct stage *stage)
+{
+    const void *delta = NULL;
+    for (int i = 0; i < span_size(stage->rank->layers); i++) {
+        const struct layer_weights *w = &stage->weights.layer[i];
+        TRY(normalise(stage, delta, w->mixer_norm));
+        TRY(layout_layer(stage->plan, stage->rank, i) == LAYER_JET ? jet_run(stage, i)
+                                                                   : attention_run(stage, i));
+        delta = stage->scratch.delta;
+        TRY(normalise(stage, delta, w->mlp_norm));
+        TRY(mlp_run(stage, i));
+    }
+    return normalise(stage, delta, NULL);
+}
+
+static enum status output_send(struct stage *stage)
+{
+    return stage->fabric->ops->send(stage->fabric, AXIS_PIPELINE, stage->rank->at.pipeline + 1,
+                                    stage->scratch.x, hidden_bytes(stage));
+}
+
+/* What a step does on the device alone, and what a recording holds. */
+static enum status device_run(struct stage *stage, const struct step *step)
+{
+    TRY(input_run(stage, step));
+    TRY(layers_run(stage));
+    if (!stage->rank->last)
+        return output_send(stage);
+    return sample_resident(stage) ? sample_run(stage, step) : STATUS_OK;
+}
+
+/* The last stage's results go to stage 0, rank by rank along the tensor axis; both remember the
+ * sampled tokens: stage 0 to embed them, the last to count them. */
+static enum status results_run(struct stage *stage, const struct step *step,
+                               struct sample_result *results)
+{
+    const struct rank_plan *rank = stage->rank;
+    const struct fabric_ops *ops = stage->fabric->ops;
+    size_t bytes = (size_t)step->rows * sizeof *results;
+    if (step->rows == 0 || (!rank->first && !rank->last))
+        return STATUS_OK;
+    if (rank->last && !rank->first)
+        TRY(ops->send_host(stage->fabric, AXIS_PIPELINE, 0, results, bytes));
+    if (rank->first && !rank->last)
+        TRY(ops->receive_host(stage->fabric, AXIS_PIPELINE, stage->plan->mesh.pipeline - 1, results,
+                              bytes));
+    return rank->last && sample_resident(stage) ? STATUS_OK : tokens_remember(stage, step, results);
+}
+
+/* Results that the device made on its own come by a fetch; later stages need them on the host now.
+ */
+static enum status results_fetch(struct stage *stage, const struct step *step, int index)
+{
+    struct lane *lane = &stage->lane[index];
+    if (step->rows == 0)
+        return STATUS_OK;
+    TRY(stage->backend->fetch(stage->device, index, lane->results, stage->scratch.outcome,
+                              (size_t)step->rows * sizeof *lane->results));
+    lane->fetched = stage->rank->first;
+    return lane->fetched ? STATUS_OK : stage->backend->wait(stage->device, index);
+}
+
+static enum status step_run(struct stage *stage, const struct step *step, int index,
+                            struct error *error)
+{
+    struct lane *lane = &stage->lane[index];
+    if (step->tokens == 0)
+        return STATUS_OK;
+    TRY(ragged_upload(stage, step, error));
+    if (stage->rank->last) {
+        TRY(tokens_count(stage, step));
+        TRY(rows_upload(stage, step));
+    }
+    TRY(step_recordable(stage, step) ? replay_run(stage, step, device_run)
+                                     : device_run(stage, step));
+    if (stage->rank->last)
+        TRY(sample_resident(stage) ? results_fetch(stage, step, index)
+                                   : head_run(stage, step, lane->results));
+    return results_run(stage, step, lane->results);
+}
+
+enum status stage_submit(struct stage *stage, const struct step *step, struct error *error)
+{
+    if (stage->lanes == STAGE_DEPTH)
+        return error_set(error, STATUS_INTERNAL, "stage: more than %d steps under way",
+                         STAGE_DEPTH);
+    int index = (stage->first_lane + stage->lanes) % STAGE_DEPTH;
+    stage->lane[index].rows = step->rows;
+    stage->lane[index].fetched = false;
+    guard_enter("step");
+    enum status status = step_run(stage, step, index, error);
+    guard_leave();
+    if (status != STATUS_OK)
+        return error_set(error, status, "rank %d, step %llu: %s", stage->rank->rank,
+                         (unsigned long long)step->number, status_name(status));
+    stage->lanes++;
+    return STATUS_OK;
+}
+
+enum status stage_collect(struct stage *stage, struct sample_result *results, int *rows,
+                          struct error *error)
+{
+    if (stage->lanes == 0)
+        return error_set(error, STATUS_INTERNAL, "stage: no step is under way");
+    const struct lane *lane = &stage->lane[stage->first_lane];
+    if (lane->fetched) {
+        enum status status = stage->backend->wait(stage->device, stage->first_lane);
+        if (status != STATUS_OK)
+            return error_set(error, status, "rank %d: waiting for a step: %s", stage->rank->rank,
+                             status_name(status));
+    }
+    if (results != NULL)
+        memcpy(results, lane->results, (size_t)lane->rows * sizeof *results);
+    *rows = lane->rows;
+    stage->first_lane = (stage->first_lane + 1) % STAGE_DEPTH;
+    stage->lanes--;
+    return STATUS_OK;
+}
+
+bool stage_ready(const struct stage *stage)
+{
+    const struct lane *lane = &stage->lane[stage->first_lane];
+    return stage->lanes > 0 &&
+           (!lane->fetched || stage->backend->ready(stage->device, stage->first_lane));
+}
+
+int stage_pending(const struct stage *stage)
+{
+    return stage->lanes;
+}
+
+enum status stage_run(struct stage *stage, const struct step *step, struct sample_result *results,
+                      struct error *error)
+{
+    int rows;
+    TRY(stage_submit(stage, step, error));
+    return stage_collect(stage, results, &rows, error);
+}
