@@ -2,12 +2,23 @@
 
 #include <string.h>
 
+struct field_name field_name(const char *name)
+{
+    struct field_name result;
+    size_t i = 0;
+    for (; i + 1 < sizeof result.text && name[i] != '\0'; ++i)
+        result.text[i] = name[i] >= 0x20 && name[i] < 0x7F ? name[i] : '?';
+    result.text[i] = '\0';
+    return result;
+}
+
 static enum status unsupported(struct error *error, const char *path, const json_t *value)
 {
     const char *kind = json_string_value(value);
     if (kind == NULL)
         return error_set(error, STATUS_CORRUPT, "%s: must be a string", path);
-    return error_set(error, STATUS_UNIMPLEMENTED, "%s: \"%.40s\" is not supported", path, kind);
+    return error_set(error, STATUS_UNIMPLEMENTED, "%s: \"%s\" is not supported", path,
+                     field_name(kind).text);
 }
 
 static bool type_is(const json_t *object, const char *kind)

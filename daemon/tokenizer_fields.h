@@ -17,6 +17,12 @@ enum status fields_model(const json_t *model, struct error *error);
 enum status field_flag(const json_t *object, const char *path, const char *name, bool wanted,
                        struct error *error);
 
+/* The beginning of a name in the file, fit for an error's one line. */
+struct field_name {
+    char text[41];
+};
+struct field_name field_name(const char *name);
+
 /* tokenizer_vocab.c */
 enum status vocab_load(const json_t *model, const json_t *added, struct tokenizer *tokenizer,
                        struct error *error);

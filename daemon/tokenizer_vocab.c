@@ -27,8 +27,8 @@ static enum status size_find(json_t *vocab, const json_t *added, struct tokenize
         int32_t id = id_of(value);
         if (id < 0)
             return error_set(error, STATUS_CORRUPT,
-                             "model.vocab[\"%.40s\"]: must be an id from 0 to %d", key,
-                             TOKENIZER_IDS_MAX - 1);
+                             "model.vocab[\"%s\"]: must be an id from 0 to %d",
+                             field_name(key).text, TOKENIZER_IDS_MAX - 1);
         largest = id > largest ? id : largest;
     }
     for (size_t i = 0; i < json_array_size(added); ++i) {
@@ -73,11 +73,11 @@ static enum status vocab_tokens(json_t *vocab, struct tokenizer *tokenizer, stru
         bool outside;
         if (length == 0 || length > TOKENIZER_TOKEN_MAX)
             return error_set(error, STATUS_CORRUPT,
-                             "model.vocab[\"%.40s\"]: %zu bytes, must be 1 to %d", key, length,
-                             TOKENIZER_TOKEN_MAX);
+                             "model.vocab[\"%s\"]: %zu bytes, must be 1 to %d",
+                             field_name(key).text, length, TOKENIZER_TOKEN_MAX);
         if (tokenizer->tokens[id].present)
-            return error_set(error, STATUS_CORRUPT, "model.vocab[\"%.40s\"]: id %d is taken", key,
-                             id);
+            return error_set(error, STATUS_CORRUPT, "model.vocab[\"%s\"]: id %d is taken",
+                             field_name(key).text, id);
         if (!token_store(tokenizer, id, key, length, &outside))
             return no_memory(error);
         if (!outside)
