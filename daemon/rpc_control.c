@@ -130,8 +130,8 @@ static void drain_start(struct rpc_call *call, const ProtobufCMessage *message)
             return;
         }
     }
-    rpc_set_serving(call->server, false);
     engine_drain(options->engine);
+    rpc_set_serving(call->server, false);
     struct engine_load load;
     engine_load(options->engine, &load);
     Jet__V1__DrainResponse response = JET__V1__DRAIN_RESPONSE__INIT;

@@ -320,8 +320,8 @@ static bool stop(struct rpc_server *server, int64_t deadline)
 
 bool rpc_drain(struct rpc_server *server, int64_t deadline)
 {
+    engine_drain(server->options.engine); /* first: whoever hears the news is refused already */
     rpc_set_serving(server, false);
-    engine_drain(server->options.engine);
     engine_wait_idle(server->options.engine, deadline);
     /* A short grace, so that what the engine finished at the last moment still reaches clients. */
     int64_t soon = clock_now() + CLOCK_SECOND / 2;
