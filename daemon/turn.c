@@ -36,10 +36,11 @@ static struct ending ending_of(const struct error *failure)
 }
 
 /* A step failed on some rank: nothing that was under way can be trusted or collected. */
-static void engine_fail(struct engine *engine, enum status status, struct error *failure)
+static void engine_fail(struct engine *engine, uint64_t step, enum status status,
+                        struct error *failure)
 {
     error_set(failure, status, "the step could not be run");
-    log_error("step %llu failed: %s", (unsigned long long)engine->steps, failure->text);
+    log_error("step %llu failed: %s", (unsigned long long)step, failure->text);
     engine->failed = true;
     inbox_fail(&engine->inbox, failure);
     struct ending ending = ending_of(failure);
@@ -163,7 +164,7 @@ static bool step_submit(struct engine *engine, int64_t now)
         batch_depart(engine, batch, now);
         return true;
     }
-    engine_fail(engine, status, &(struct error){0});
+    engine_fail(engine, engine->steps, status, &(struct error){0});
     return false;
 }
 
@@ -178,7 +179,7 @@ static void step_collect(struct engine *engine)
         status = error_set(&error, STATUS_INTERNAL, "the step has %d rows, %d results came",
                            batch->rows, rows);
     if (status != STATUS_OK) {
-        engine_fail(engine, status, &error);
+        engine_fail(engine, engine->steps - (uint64_t)engine->flights, status, &error);
         return;
     }
     engine->first_flight = (engine->first_flight + 1) % EXECUTOR_DEPTH;
