@@ -31,8 +31,11 @@ static uint32_t scramble(uint32_t rank, uint32_t element)
 static float number(int rank, size_t element)
 {
     uint32_t bits = scramble((uint32_t)rank, (uint32_t)element);
-    float mantissa = 1.0f + (float)(bits & 0x7fffff) / 8388608.0f;
-    return ldexpf(bits >> 31 ? -mantissa : mantissa, (int)(bits >> 23 & 0xff) % 25 - 12);
+    uint32_t exponent = 127 - 12 + (bits >> 23 & 0xff) % 25;
+    uint32_t pattern = (bits & 0x807fffff) | exponent << 23;
+    float value;
+    memcpy(&value, &pattern, sizeof value);
+    return value;
 }
 
 static float bf16_value(uint16_t bits)
