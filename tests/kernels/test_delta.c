@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/variant.h"
 #include "tests/kernels/harness.h"
 #include "tests/kernels/reference.h"
 
@@ -237,6 +238,54 @@ static void the_state_does_not_drift(void **state)
     assert_close("chunks", get_floats(many, DK * DV), wide, DK * DV, 1e-5, 1e-2);
 }
 
+/* Built for another instruction set, both forms give what the device gives. */
+static void every_instruction_set_gives_the_same(void **state)
+{
+    static const struct variant *const variants[] = {
+        &variant_plain,
+#if defined(__x86_64__)
+        &variant_avx2,
+        &variant_avx512,
+#endif
+    };
+    enum { TOKENS = 70, HEADS = 2, DK = 24, DV = 72, COUNT = TOKENS * HEADS * DV };
+    static const int32_t starts[] = {0, TOKENS}, zero[] = {0};
+    const struct ragged batch = {
+        .sequences = 1, .tokens = TOKENS, .starts = starts, .slots = zero, .contexts = zero};
+    struct scene c = random_scene(HEADS, DK, DV, TOKENS, false);
+    double *wide = host_memory(HEADS * DK * DV, sizeof(double));
+    double *want = reference(&c, TOKENS, wide);
+    float *out = host_memory(COUNT, 4), *first = host_memory(COUNT, 4);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
+        struct delta_op op = {.batch = &batch,
+                              .heads = HEADS,
+                              .d_k = DK,
+                              .d_v = DV,
+                              .q = c.q,
+                              .k = c.k,
+                              .v = c.v,
+                              .g = c.g,
+                              .beta = c.beta,
+                              .state = host_memory(HEADS * DK * DV, 4),
+                              .out = out,
+                              .chunk = 32};
+#if defined(__x86_64__)
+        if ((i == 1 && !__builtin_cpu_supports("fma")) ||
+            (i == 2 && !__builtin_cpu_supports("avx512f")))
+            continue;
+#endif
+        variants[i]->delta_chunked(&op, 0, HEADS);
+        assert_close("chunks", out, want, COUNT, 1e-5, 1e-5);
+        variants[i]->delta_recurrent(&op, 0, HEADS);
+        assert_close("recurrence", out, want, COUNT, 1e-5, 1e-5);
+        if (i == 0)
+            memcpy(first, out, COUNT * sizeof(float));
+        assert_same_bits(out, first, COUNT);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_teardown(name, harness_sweep)
 
 int main(void)
@@ -247,6 +296,7 @@ int main(void)
         TEST(chunks_agree_with_the_recurrence_at_any_cut),
         TEST(chunks_hold_for_hard_inputs),
         TEST(the_state_does_not_drift),
+        TEST(every_instruction_set_gives_the_same),
     };
 
     return cmocka_run_group_tests(tests, harness_open, harness_close);

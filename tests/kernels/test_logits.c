@@ -47,6 +47,9 @@ static void summary_merges_over_shards(void **state)
     struct logit_summary merged[ROWS];
 
     (void)state;
+    logits[50] = logits[60] = logits[450] =
+        20.0f; /* ties at the top: inside a shard and over two */
+    logits[VOCABULARY + 400] = logits[VOCABULARY + 401] = 20.0f;
     for (int shard = 0; shard < SHARDS; shard++) {
         struct logit_summary *part =
             summarise(shard_of(logits, shard), cuts[shard], cuts[shard + 1] - cuts[shard]);
