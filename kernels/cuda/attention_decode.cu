@@ -310,9 +310,7 @@ static struct decode_split split_choose(const struct device *device, const struc
     struct decode_split split = {1, 0};
     int64_t rows = (int64_t)batch->decodes * op->heads;
     int64_t room = (int64_t)(device->scratch_bytes / (size_t)(rows * (DIM + 2) * 4));
-    int longest = 1;
-    for (int s = 0; s < batch->decodes; s++)
-        longest = batch->host_contexts[s] + 1 > longest ? batch->host_contexts[s] + 1 : longest;
+    int longest = batch->max_context > 0 ? batch->max_context : 1;
     if (op->window > 0 && longest > op->window)
         longest = op->window + TILE;
     int tiles = (longest + TILE - 1) / TILE;

@@ -11,6 +11,8 @@ enum status cuda_delta_recurrent(struct device *device, const struct delta_op *o
 
 enum status delta_from(struct device *device, const struct delta_op *op, int sequence)
 {
+    if (delta_chunk_fits(device, op))
+        return delta_chunk(device, op, sequence);
     return delta_any(device, op, sequence, op->batch->sequences);
 }
 

@@ -64,6 +64,8 @@ static enum status device_equip(struct device *device, struct error *error)
         result = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
     for (int i = 0; i < STAGING_HALVES && result == cudaSuccess; i++)
         result = cudaEventCreateWithFlags(&device->staging_free[i], cudaEventDisableTiming);
+    for (int i = 0; i < DEVICE_LANES && result == cudaSuccess; i++)
+        result = cudaEventCreateWithFlags(&device->lane[i], cudaEventDisableTiming);
     if (result != cudaSuccess)
         return error_set(error, STATUS_DEVICE, "cuda: device %d: %s", device->ordinal,
                          cudaGetErrorString(result));
@@ -123,6 +125,9 @@ void device_close(struct device *device)
     for (int i = 0; i < STAGING_HALVES; i++)
         if (device->staging_free[i] != NULL)
             (void)cudaEventDestroy(device->staging_free[i]);
+    for (int i = 0; i < DEVICE_LANES; i++)
+        if (device->lane[i] != NULL)
+            (void)cudaEventDestroy(device->lane[i]);
     if (device->stream != NULL)
         (void)cudaStreamDestroy(device->stream);
     free(device);

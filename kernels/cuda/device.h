@@ -33,6 +33,8 @@ struct device {
     unsigned char *scratch;
     size_t scratch_bytes;
     struct gemm_context *gemm;
+    cudaEvent_t lane[DEVICE_LANES];
+    bool recording; /* entries are being recorded: nothing may wait */
 };
 
 /* Makes the device current on the calling thread. */

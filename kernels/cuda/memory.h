@@ -16,4 +16,16 @@ enum status device_copy(struct device *device, void *to, const void *from, size_
 enum status device_zero(struct device *device, void *to, size_t bytes);
 enum status device_synchronize(struct device *device);
 
+/* recording.cu's. */
+enum status device_host_allocate(struct device *device, size_t bytes, void **memory);
+void device_host_release(struct device *device, void *memory);
+enum status device_fetch(struct device *device, int lane, void *to_host, const void *from,
+                         size_t bytes);
+enum status device_wait(struct device *device, int lane);
+bool device_ready(struct device *device, int lane);
+enum status device_record_begin(struct device *device);
+enum status device_record_end(struct device *device, struct recording **out);
+enum status device_replay(struct device *device, const struct recording *recording);
+void device_recording_free(struct device *device, struct recording *recording);
+
 #endif

@@ -49,6 +49,14 @@ __device__ static inline void load_matrices_transposed(uint32_t *tile, uint32_t 
                  : "memory");
 }
 
+__device__ static inline void store_matrices_transposed(uint32_t address, const uint32_t *tile)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(
+                     address),
+                 "r"(tile[0]), "r"(tile[1]), "r"(tile[2]), "r"(tile[3])
+                 : "memory");
+}
+
 /* c [16, 8] += a [16, 16] b [16, 8], fp32 accumulation. */
 __device__ static inline void mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {

@@ -44,5 +44,15 @@ const struct backend backend_cuda = {
     .logit_draw = cuda_logit_draw,
     .count = cuda_count,
     .remember = cuda_remember,
+    .sample = NULL,
+    .host_allocate = device_host_allocate,
+    .host_release = device_host_release,
+    .fetch = device_fetch,
+    .wait = device_wait,
+    .ready = device_ready,
+    .record_begin = device_record_begin,
+    .record_end = device_record_end,
+    .replay = device_replay,
+    .recording_free = device_recording_free,
 };
 }
