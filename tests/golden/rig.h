@@ -15,7 +15,7 @@ struct rig {
     struct stage *stage;
     struct step_shape shape;
     struct step_builder *builder;
-    struct step_result *results; /* of the newest step */
+    struct sample_result *results; /* of the newest step */
     unsigned char *bytes;        /* the other ranks' room for a step */
     uint64_t number;
     int failures; /* on this rank */

@@ -70,7 +70,7 @@ static void add_decode(struct rig *rig, struct feed *feed)
     add_row(rig, token, feed->sample);
 }
 
-static void trace_add(struct trace *trace, const struct step_result *result)
+static void trace_add(struct trace *trace, const struct sample_result *result)
 {
     trace->token[trace->rows] = result->token;
     trace->logprob[trace->rows++] = result->logprob;
@@ -78,7 +78,7 @@ static void trace_add(struct trace *trace, const struct step_result *result)
 
 /* ---- against the fixture ------------------------------------------------------------------ */
 
-static void check_row(struct rig *rig, int position, const struct step_result *result)
+static void check_row(struct rig *rig, int position, const struct sample_result *result)
 {
     const struct fixture *f = rig->fixture;
     double expected = fixture_logprob(f, position, result->token);
