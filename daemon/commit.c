@@ -1,7 +1,4 @@
 /* Results of a collected step: tokens to streams, streams to events. */
-#include <stdlib.h>
-#include <string.h>
-
 #include "daemon/engine_private.h"
 
 static const struct ending NOT_FINITE = {
@@ -110,75 +107,15 @@ static void score_commit(struct engine *engine, struct sequence *sequence,
     sequence_end(engine, sequence, &(struct ending){.reason = FINISH_STOP, .matched_id = -1});
 }
 
-/* Text that grows piece by piece. */
-struct text {
-    char *bytes;
-    size_t length, room;
-};
-
-static bool text_add(struct text *text, const char *piece, size_t length)
-{
-    if (length > text->room - text->length) {
-        size_t room = (text->length + length) * 2;
-        char *moved = realloc(text->bytes, room);
-        if (moved == NULL)
-            return false;
-        text->bytes = moved;
-        text->room = room;
-    }
-    if (length > 0)
-        memcpy(text->bytes + text->length, piece, length);
-    text->length += length;
-    return true;
-}
-
-static bool echo_text(struct sequence *sequence, int begin, int end, struct text *text)
-{
-    const struct request_spec *spec = sequence->job->spec;
-    const char *piece;
-    size_t length;
-    int matched;
-    if (!spec->text)
-        return true;
-    for (int i = begin; i < end; i++) {
-        if (stream_push(sequence->echo_stream, spec->prompt[i], &piece, &length, &matched) !=
-                STATUS_OK ||
-            !text_add(text, piece, length))
-            return false;
-    }
-    if (end < spec->prompt_tokens || sequence->echo_stream == sequence->stream)
-        return true;
-    return stream_finish(sequence->echo_stream, &piece, &length) == STATUS_OK &&
-           text_add(text, piece, length);
-}
-
-/* Prompt tokens with log-probabilities leave chunk by chunk; the first token has none: 0. */
+/* Prompt tokens with log-probabilities leave chunk by chunk. */
 static bool echo_send(struct engine *engine, struct sequence *sequence,
                       const struct batch_item *item, const struct sample_result *results)
 {
-    const struct request_spec *spec = sequence->job->spec;
     int begin = item->context == 0 ? 0 : item->context + 1;
     int end = item->context + item->scored + 1;
-    struct text text = {0};
-    struct event *event = NULL;
     if (begin == end)
         return true;
-    if (echo_text(sequence, begin, end, &text)) {
-        struct event_room room = {.ids = (size_t)(end - begin),
-                                  .text = text.length,
-                                  .logprobs = (size_t)(end - begin),
-                                  .tops = tops_of(spec)};
-        event = event_create(EVENT_DELTA, sequence->index, room);
-    }
-    if (event != NULL) {
-        event_add_ids(event, spec->prompt + begin, end - begin);
-        event_add_text(event, text.bytes, text.length);
-        if (begin == 0)
-            event_add_logprob(event, &(struct sample_result){.token = spec->prompt[0]}, 0);
-        for (int i = 0; i < item->scored; i++)
-            event_add_logprob(event, &results[i], (int)tops_of(spec));
-    }
-    free(text.bytes);
+    struct event *event = echo_create(sequence, begin, end, results);
     job_send(engine, sequence->job, event);
     return event != NULL;
 }

@@ -127,6 +127,12 @@ enum status job_create(const struct engine *engine, struct request *request, str
 void job_destroy(struct job *job); /* NULL is fine; releases the request's events made ahead */
 bool job_stops_at(const struct job *job, int32_t id);
 
+/* ---- echo.c ---- */
+/* Prompt tokens begin .. end - 1 as a delta, in order; results: of all but the prompt's first token,
+ * NULL: no log-probabilities. NULL: out of memory. */
+struct event *echo_create(const struct sequence *sequence, int begin, int end,
+                          const struct sample_result *results);
+
 /* ---- ending.c ---- */
 struct ending {
     enum finish_reason reason;

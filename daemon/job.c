@@ -2,7 +2,6 @@
  * thread, so that nothing in the engine's thread can fail for a request's size. */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "daemon/engine_private.h"
 
@@ -165,46 +164,6 @@ static bool streams_open(struct sequence *sequence, const struct engine *engine)
     return sequence->echo_stream != NULL;
 }
 
-/* The prompt's text grows in `text`; the arena is the request's. */
-static bool echo_fill(struct sequence *sequence)
-{
-    const struct request_spec *spec = sequence->job->spec;
-    char *text = NULL;
-    size_t used = 0, room = 0;
-    bool ours = sequence->echo_stream != sequence->stream;
-    for (int i = 0; spec->text && i < spec->prompt_tokens + ours; i++) {
-        const char *piece;
-        size_t length;
-        int matched = -1;
-        enum status status =
-            i < spec->prompt_tokens
-                ? stream_push(sequence->echo_stream, spec->prompt[i], &piece, &length, &matched)
-                : stream_finish(sequence->echo_stream, &piece, &length);
-        if (status == STATUS_OK && length > room - used) {
-            size_t larger = (room + length) * 2;
-            char *moved = realloc(text, larger);
-            text = moved != NULL ? moved : text;
-            room = larger;
-            status = moved != NULL ? STATUS_OK : STATUS_NO_MEMORY;
-        }
-        if (status != STATUS_OK) {
-            free(text);
-            return false;
-        }
-        if (length > 0)
-            memcpy(text + used, piece, length);
-        used += length;
-    }
-    struct event_room size = {.ids = (size_t)spec->prompt_tokens, .text = used};
-    sequence->echo = event_create(EVENT_DELTA, sequence->index, size);
-    if (sequence->echo != NULL) {
-        event_add_ids(sequence->echo, spec->prompt, spec->prompt_tokens);
-        event_add_text(sequence->echo, text, used);
-    }
-    free(text);
-    return sequence->echo != NULL;
-}
-
 static size_t stops_longest(const struct request_spec *spec)
 {
     size_t longest = 0;
@@ -226,7 +185,9 @@ static bool sequence_open(struct sequence *sequence, struct job *job, int index,
     if (sequence->finished == NULL || !streams_open(sequence, engine))
         return false;
     bool echo = spec->kind == REQUEST_GENERATE && spec->echo && spec->logprobs < 0;
-    return !echo || echo_fill(sequence);
+    if (echo)
+        sequence->echo = echo_create(sequence, 0, spec->prompt_tokens, NULL);
+    return !echo || sequence->echo != NULL;
 }
 
 static bool events_open(struct job *job)
