@@ -8,6 +8,8 @@
 
 enum { COMMAND_STOP = -1 }; /* a message of one int32: stop, or the slot to check */
 
+const struct backend *rig_backend;
+
 void rig_fail(struct rig *rig, const char *format, ...)
 {
     if (rig->failures++ > 10)
@@ -40,7 +42,7 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
         .max_model_len = 400, .max_num_seqs = 6, .max_num_batched_tokens = 320, .block_tokens = 16};
     rig->fixture = fixture;
     rig->fabric = fabric;
-    rig->backend = backend_find("cpu");
+    rig->backend = rig_backend != NULL ? rig_backend : backend_find("cpu");
     need(model_config_load(fixture->folder, &config, &error), &error, "config");
     need(plan_make(&config, mesh, limits, rig->backend->activation, &rig->plan, &error), &error,
          "plan");

@@ -16,10 +16,13 @@ struct rig {
     struct step_shape shape;
     struct step_builder *builder;
     struct sample_result *results; /* of the newest step */
-    unsigned char *bytes;        /* the other ranks' room for a step */
+    unsigned char *bytes;          /* the other ranks' room for a step */
     uint64_t number;
     int failures; /* on this rank */
 };
+
+/* The table that rigs use; NULL: the cpu's. */
+extern const struct backend *rig_backend;
 
 /* Counts a failed check, and says what it was. */
 __attribute__((format(printf, 2, 3))) void rig_fail(struct rig *rig, const char *format, ...);

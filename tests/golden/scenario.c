@@ -184,6 +184,30 @@ static void run_alone(struct rig *rig, int slot, const struct chunks *chunks, st
     }
 }
 
+/* Greedy tokens under penalties, which must know nothing of who had the slot before. */
+static void run_counted(struct rig *rig, struct trace *trace)
+{
+    struct feed feed = feed_make(3);
+    feed.counted = true;
+    feed.sample.flags = SAMPLE_COUNTED;
+    feed.sample.presence = feed.sample.frequency = 1.5f;
+    trace->rows = 0;
+    run_prompt(rig, &feed, NULL, false, trace);
+    for (int i = 0; i < DECODES; i++) {
+        rig_begin(rig);
+        add_decode(rig, &feed);
+        rig_run(rig);
+        trace_add(trace, &rig->results[0]);
+    }
+    for (int i = 1; i <= DECODES; i++) { /* the penalty is strong: few tokens come twice */
+        int again = 0;
+        for (int j = 1; j <= DECODES; j++)
+            again += trace->token[trace->rows - i] == trace->token[trace->rows - j];
+        if (again > 3)
+            rig_fail(rig, "a penalised token came %d times", again);
+    }
+}
+
 /* The sequence of slot 2 in ragged chunks, while slots 0 and 5 decode and slots 1 and 4 prefill
  * beside it in pieces of other sizes. */
 static void run_among_others(struct rig *rig, struct trace *trace)
@@ -234,6 +258,9 @@ void scenario_invariance(struct rig *rig, void *unused)
     }
     run_among_others(rig, &other);
     trace_compare(rig, "among others", &whole, &other);
+    run_counted(rig, &whole);
+    run_counted(rig, &other);
+    trace_compare(rig, "in a slot with old counts", &whole, &other);
 }
 
 /* ---- sampling ------------------------------------------------------------------------------- */
@@ -410,5 +437,33 @@ void scenario_draws(struct rig *rig, void *unused)
             cut_plainly(f, &how[i], &adjusted, probability);
         }
         check_draws(rig, i, probability, f->vocab);
+    }
+}
+
+/* ---- logits that are not finite -------------------------------------------------------------- */
+
+void scenario_poisoned(struct rig *rig, void *unused)
+{
+    const struct fixture *f = rig->fixture;
+    struct feed sick = feed_make(0), well = feed_make(1);
+    (void)unused;
+    for (int half = 0; half < 2; half++) { /* the prompts are too long for one step */
+        rig_begin(rig);
+        add_prompt(rig, &sick, f->prompt_count / 2, false);
+        add_prompt(rig, &well, f->prompt_count / 2, false);
+        rig_run(rig);
+    }
+    if (rig->results[0].token != -1 || rig->results[0].tops != 0)
+        rig_fail(rig, "poisoned row gave token %d", rig->results[0].token);
+    if (rig->results[1].token != f->greedy[0])
+        rig_fail(rig, "its neighbour gave %d, expected %d", rig->results[1].token, f->greedy[0]);
+    check_row(rig, f->prompt_count - 1, &rig->results[1]);
+    for (int i = 1; i < 4; i++) {
+        rig_begin(rig);
+        add_decode(rig, &sick);
+        add_decode(rig, &well);
+        rig_run(rig);
+        if (rig->results[1].token != f->greedy[i])
+            rig_fail(rig, "greedy token %d beside a poisoned row is %d", i, rig->results[1].token);
     }
 }

@@ -31,4 +31,7 @@ void scenario_sampling(struct rig *rig, void *trace);
 /* Many draws from the prompt's last distribution under every knob, against the plain formulas. */
 void scenario_draws(struct rig *rig, void *unused);
 
+/* Two sequences draw in one step whose logits at row 0 the caller has poisoned. */
+void scenario_poisoned(struct rig *rig, void *unused);
+
 #endif

@@ -84,6 +84,27 @@ static void draws_follow_the_formulas(void **state)
     run_everywhere(0, 5, scenario_draws, NULL);
 }
 
+static struct backend poisoned;
+
+/* The head's projection alone writes f32; the first row of every tile gets a NaN. */
+static enum status poisoned_gemm(struct device *device, const struct gemm_op *op)
+{
+    enum status status = backend_find("cpu")->gemm(device, op);
+    if (status == STATUS_OK && op->float_out)
+        ((float *)op->out)[op->columns / 2] = NAN;
+    return status;
+}
+
+static void one_bad_row_harms_no_other(void **state)
+{
+    (void)state;
+    poisoned = *backend_find("cpu");
+    poisoned.gemm = poisoned_gemm;
+    rig_backend = &poisoned;
+    run_everywhere(0, 4, scenario_poisoned, NULL);
+    rig_backend = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -93,6 +114,7 @@ int main(void)
         cmocka_unit_test(same_bits_in_any_batch),
         cmocka_unit_test(same_samples_on_every_mesh),
         cmocka_unit_test(draws_follow_the_formulas),
+        cmocka_unit_test(one_bad_row_harms_no_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
