@@ -105,4 +105,5 @@ const struct option_table settings_table = {
     .entries = entries,
     .count = sizeof entries / sizeof entries[0],
     .positional = "model",
+    .file = "config",
 };

@@ -314,7 +314,7 @@ enum status option_load(const struct option_table *table, int argc, char **argv,
         return error_set(error, STATUS_NO_MEMORY, "options: out of memory");
     }
     enum status status = load_defaults(table, store, settings, error);
-    const struct option_entry *config = entry_find(table, "config");
+    const struct option_entry *config = table->file ? entry_find(table, table->file) : NULL;
     if (status == STATUS_OK && config != NULL) {
         status = load_environment(table, store, settings, error);
         if (status == STATUS_OK)
@@ -347,11 +347,12 @@ void option_free(struct option_store *store)
 
 void option_help(const struct option_table *table, FILE *out)
 {
-    fprintf(out, "%s\n\nOptions (also in a file given by --config, as \"name: value\"",
-            table->synopsis);
+    fprintf(out, "%s\n\nOptions", table->synopsis);
+    if (table->file != NULL)
+        fprintf(out, ", also lines \"name: value\" of the file that --%s names", table->file);
     if (table->environment != NULL)
-        fprintf(out, ", and as environment variables %s_NAME", table->environment);
-    fprintf(out, "):\n");
+        fprintf(out, ", also environment variables %s_NAME", table->environment);
+    fprintf(out, ":\n");
     for (size_t i = 0; i < table->count; i++) {
         const struct option_entry *entry = &table->entries[i];
         fprintf(out, "  --%s", entry->name);

@@ -37,13 +37,13 @@ struct option_table {
     const struct option_entry *entries;
     size_t count;
     const char *positional; /* option that a single bare argument sets; NULL: bare arguments fail */
+    const char *file;       /* option that names a YAML file of options; NULL: none */
 };
 
 struct option_store; /* owns the strings that settings point into */
 
 /* Fills `settings`. Errors (STATUS_CONFIG) name the source (flag, variable, file and line) and the
- * value. `--config FILE` (YAML, a flat mapping of option names) is read when the table has a
- * "config" entry. */
+ * value. The file is YAML, a flat mapping of option names. */
 enum status option_load(const struct option_table *table, int argc, char **argv, void *settings,
                         struct option_store **store, struct error *error);
 void option_free(struct option_store *store);

@@ -30,7 +30,7 @@ static const struct option_entry entries[] = {
     {"ratio", NULL, OPTION_DOUBLE, "0.5", "X", "ratio", 0, 1, NULL, AT(ratio)},
     {"flag", NULL, OPTION_FLAG, "false", NULL, "flag", 0, 0, NULL, AT(flag)},
 };
-static const struct option_table table = {"t", "JETTEST", "t", entries, 7, "name"};
+static const struct option_table table = {"t", "JETTEST", "t", entries, 7, "name", "config"};
 
 static enum status load(const char *const *arguments, struct values *values,
                         struct option_store **store, struct error *error)
