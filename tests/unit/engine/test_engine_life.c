@@ -39,7 +39,7 @@ static void test_cancel_of_running_and_waiting(void **state)
     int32_t prompt[20];
     prompt_fill(prompt, 20, 1);
     bench_open(&bench);
-    bench.fake.delay_us = 1000;
+    bench.fake.delay_us = 3000;
     bench_start(&bench);
     const char *ids[] = {"first", "second", "third"};
     for (int i = 0; i < 3; i++) { /* 12 choices for 8 slots */
@@ -82,8 +82,8 @@ static void test_deadline_in_queue_prefill_and_decode(void **state)
     bench.fake.delay_us = 2000;
     bench_start(&bench);
     struct request_spec spec[3];
-    spec[0] = spec_plain("decode", prompt, 10, 100);
-    spec[0].deadline = clock_now() + CLOCK_SECOND / 20;
+    spec[0] = spec_plain("decode", prompt, 10, 400); /* 0.8 s */
+    spec[0].deadline = clock_now() + CLOCK_SECOND / 2;
     client_open(&late[0], &spec[0]);
     assert_int_equal(client_submit(&late[0], &bench), STATUS_OK);
     client_listen(&late[0]);
@@ -236,10 +236,10 @@ static void test_ids_and_queue(void **state)
     int32_t prompt[10];
     prompt_fill(prompt, 10, 7);
     bench_open(&bench);
-    bench.fake.delay_us = 500;
+    bench.fake.delay_us = 2000;
     bench.options.max_queued = 2;
     bench_start(&bench);
-    struct request_spec spec = spec_plain("0", prompt, 10, 200);
+    struct request_spec spec = spec_plain("0", prompt, 10, 110);
     for (int i = 0; i < 4; i++) { /* two run in all eight slots, two wait */
         spec.id[0] = (char)('0' + i);
         spec.choices = 4;
@@ -284,7 +284,7 @@ static void test_drain(void **state)
     int32_t prompt[10];
     prompt_fill(prompt, 10, 8);
     bench_open(&bench);
-    bench.fake.delay_us = 500;
+    bench.fake.delay_us = 3000;
     bench_start(&bench);
     struct request_spec spec = spec_plain("a", prompt, 10, 60);
     client_open(&client, &spec);
@@ -311,7 +311,7 @@ static void test_close_cancels_what_runs(void **state)
     int32_t prompt[10];
     prompt_fill(prompt, 10, 9);
     bench_open(&bench);
-    bench.fake.delay_us = 500;
+    bench.fake.delay_us = 3000;
     bench_start(&bench);
     for (int i = 0; i < 3; i++) {
         struct request_spec spec = spec_plain("", prompt, 10, 400);
