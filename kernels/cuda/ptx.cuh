@@ -57,6 +57,13 @@ __device__ static inline void store_matrices_transposed(uint32_t address, const 
                  : "memory");
 }
 
+__device__ static inline void store_matrices(uint32_t address, const uint32_t *tile)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(address),
+                 "r"(tile[0]), "r"(tile[1]), "r"(tile[2]), "r"(tile[3])
+                 : "memory");
+}
+
 /* c [16, 8] += a [16, 16] b [16, 8], fp32 accumulation. */
 __device__ static inline void mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
@@ -82,6 +89,71 @@ __device__ static inline float4 load_once(const float *from)
 __device__ static inline void store_once(float *to, float4 value)
 {
     __stcs((float4 *)to, value);
+}
+
+/* ---- mbarriers and the copy engine --------------------------------------------------------- */
+
+__device__ static inline void barrier_init(uint32_t barrier, int arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals)
+                 : "memory");
+}
+
+__device__ static inline void barrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
+}
+
+/* Arrives, and makes the phase wait for `bytes` from the copy engine. */
+__device__ static inline void barrier_expect(uint32_t barrier, int bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier),
+                 "r"(bytes)
+                 : "memory");
+}
+
+__device__ static inline void barrier_wait(uint32_t barrier, int parity)
+{
+    uint32_t done = 0;
+    while (!done)
+        asm volatile("{\n.reg .pred done;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+                     "selp.b32 %0, 1, 0, done;\n}\n"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
+}
+
+/* A box of a tensor map at (x, y), x contiguous, into shared memory. */
+__device__ static inline void copy_box(uint32_t to, const void *map, int x, int y,
+                                       uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];\n" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier)
+                 : "memory");
+}
+
+/* ---- roles -------------------------------------------------------------------------------- */
+
+template <int COUNT> __device__ static inline void registers_release()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(COUNT));
+}
+
+template <int COUNT> __device__ static inline void registers_claim()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(COUNT));
+}
+
+__device__ static inline void threads_sync(int barrier, int threads)
+{
+    asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+__device__ static inline void threads_arrive(int barrier, int threads)
+{
+    asm volatile("bar.arrive %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 #endif
