@@ -118,6 +118,16 @@ def shared(start):
 
 
 @pytest.fixture(scope="session")
+def short(start):
+    """The same with short sequences and small steps: the longest prompt is cheap."""
+    daemon = start(
+        "--max-num-seqs", "8", "--max-model-len", "256", "--max-num-batched-tokens", "64", model=DEMO
+    )
+    yield daemon
+    assert daemon.stop() == 0, daemon.text()
+
+
+@pytest.fixture(scope="session")
 def ids_only(start):
     """A daemon whose checkpoint has no tokenizer."""
     daemon = start(model=TINY)

@@ -12,6 +12,22 @@ FLOAT_MAX = 3.4028234663852886e38
 U32, U64 = 2**32 - 1, 2**64 - 1
 
 
+@pytest.fixture(scope="module")
+def channel(short):
+    with short.channel() as open_channel:
+        yield open_channel
+
+
+@pytest.fixture(scope="module")
+def generation(pb, channel):
+    return pb.GenerationStub(channel)
+
+
+@pytest.fixture(scope="module")
+def control(pb, channel):
+    return pb.ControlStub(channel)
+
+
 def refused(call, code, *names):
     with pytest.raises(grpc.RpcError) as caught:
         for _ in call():

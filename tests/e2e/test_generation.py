@@ -46,7 +46,8 @@ def test_text_and_ids_are_the_same_prompt(pb, generation):
 
 
 def test_greedy_is_the_argmax_of_score(pb, generation):
-    _, outputs, _ = collect(generation.Generate(greedy(pb, text=PROMPT, max_new_tokens=8)))
+    request = greedy(pb, text=PROMPT, max_new_tokens=8)
+    _, outputs, _ = collect(generation.Generate(request, timeout=60))
     ids = encode(pb, generation, PROMPT) + outputs[0][0]
     score = generation.Score(pb.ScoreRequest(token_ids=pb.TokenIds(ids=ids)), timeout=30)
     assert list(score.ids) == ids
@@ -119,7 +120,8 @@ def test_ids_are_made_when_unset(pb, generation):
 
 
 def test_stop_string_ends_the_text(pb, generation):
-    whole = collect(generation.Generate(greedy(pb, text=PROMPT, max_new_tokens=20)))[1][0][1]
+    request = greedy(pb, text=PROMPT, max_new_tokens=20)
+    whole = collect(generation.Generate(request, timeout=60))[1][0][1]
     stop = whole[10:14]
     for include in (False, True):
         request = greedy(
@@ -132,7 +134,8 @@ def test_stop_string_ends_the_text(pb, generation):
 
 
 def test_stop_id_ends_the_ids(pb, generation):
-    ids = collect(generation.Generate(greedy(pb, text=PROMPT, max_new_tokens=10)))[1][0][0]
+    request = greedy(pb, text=PROMPT, max_new_tokens=10)
+    ids = collect(generation.Generate(request, timeout=60))[1][0][0]
     request = greedy(pb, text=PROMPT, max_new_tokens=10, stop_token_ids=[ids[5]])
     _, outputs, finished = collect(generation.Generate(request, timeout=30))
     assert outputs[0][0][:5] == ids[: ids.index(ids[5])][:5]
@@ -179,24 +182,25 @@ def test_text_may_hold_any_character(pb, generation):
     assert decode(pb, generation, ids) == text
 
 
-def test_default_length_is_what_fits(pb, generation, control):
-    room = control.GetModelInfo(pb.GetModelInfoRequest(), timeout=10).max_model_len
-    prompt = [7] * (room - 3)
-    request = greedy(pb, token_ids=pb.TokenIds(ids=prompt), ignore_eos=True)
-    _, outputs, finished = collect(generation.Generate(request, timeout=60))
+def test_default_length_is_what_fits(pb, short):
+    with short.channel() as channel:
+        room = pb.ControlStub(channel).GetModelInfo(pb.GetModelInfoRequest()).max_model_len
+        request = greedy(pb, token_ids=pb.TokenIds(ids=[7] * (room - 3)), ignore_eos=True)
+        _, outputs, finished = collect(pb.GenerationStub(channel).Generate(request, timeout=60))
+    assert room == 256
     assert len(outputs[0][0]) == 3 and finished[0].reason == pb.Finished.LENGTH
 
 
-def test_a_long_prompt_reports_progress(pb, generation, control):
-    room = control.GetModelInfo(pb.GetModelInfoRequest(), timeout=10).max_model_len
-    request = greedy(pb, token_ids=pb.TokenIds(ids=[9] * (room - 1)), max_new_tokens=1)
-    seen = [
-        (message.progress.prefilled, message.progress.total)
-        for message in generation.Generate(request, timeout=60)
-        if message.WhichOneof("event") == "progress"
-    ]
+def test_a_long_prompt_reports_progress(pb, short):
+    request = greedy(pb, token_ids=pb.TokenIds(ids=[9] * 255), max_new_tokens=1)
+    with short.channel() as channel:
+        seen = [
+            (message.progress.prefilled, message.progress.total)
+            for message in pb.GenerationStub(channel).Generate(request, timeout=60)
+            if message.WhichOneof("event") == "progress"
+        ]
     assert seen and seen == sorted(seen)
-    assert all(total == room - 1 and 0 < done <= total for done, total in seen)
+    assert all(total == 255 and 0 < done <= total for done, total in seen)
 
 
 def test_published_expectations(pb, generation):
