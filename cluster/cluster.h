@@ -4,7 +4,7 @@
  * A `fabric` is one rank's end of a transport: self (one rank), threads (all ranks in one process,
  * for tests), mpi, nccl. Collectives run along one axis of the mesh. Every rank of a group calls
  * the same collectives in the same order, from one thread (the one that runs steps). All fabrics
- * give the same numbers: sums are taken in rank order. */
+ * give the same numbers: sums are taken in rank order (nccl: see fabric_open_nccl). */
 #ifndef JETD_CLUSTER_H
 #define JETD_CLUSTER_H
 
@@ -95,7 +95,14 @@ enum status fabric_open_threads(const struct fabric_options *options, struct fab
  * Errors: STATUS_CONFIG naming both sizes. */
 enum status fabric_open_mpi(const struct fabric_options *options, struct fabric **fabric,
                             struct error *error);
-/* Device collectives over NCCL, host ones over `host` (which it then owns). */
+/* Whether every rank has an accelerator that no other rank has; collective. */
+enum status fabric_devices_distinct(struct fabric *fabric, const struct fabric_memory *memory,
+                                    bool *distinct);
+/* Device collectives over NCCL, host ones over `host` (which it then owns); collective. The memory
+ * that NCCL takes for itself is taken at return. With two members sums are the other fabrics' bits;
+ * with more they may differ by rounding (fabric_nccl.c).
+ * Errors: STATUS_CONFIG naming what is missing: NCCL, a backend with streams, a GPU for each rank.
+ */
 enum status fabric_open_nccl(struct fabric *host, const struct fabric_memory *memory,
                              struct fabric **fabric, struct error *error);
 

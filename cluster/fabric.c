@@ -118,3 +118,27 @@ free_digests:
     free(digests);
     return status;
 }
+
+enum status fabric_devices_distinct(struct fabric *fabric, const struct fabric_memory *memory,
+                                    bool *distinct)
+{
+    enum { BYTES = 16 };
+    static const unsigned char none[BYTES];
+    size_t world = (size_t)mesh_size(fabric->mesh);
+    unsigned char own[BYTES] = {0}, *all = calloc(world, BYTES);
+    if (all == NULL)
+        return STATUS_NO_MEMORY;
+    enum status status = STATUS_OK;
+    if (memory->backend->identity != NULL)
+        status = memory->backend->identity(memory->device, own);
+    if (status == STATUS_OK)
+        status = fabric->ops->all_gather(fabric, AXIS_WORLD, own, all, BYTES);
+    *distinct = status == STATUS_OK;
+    for (size_t i = 0; i < world && *distinct; i++) {
+        *distinct = memcmp(all + i * BYTES, none, BYTES) != 0;
+        for (size_t j = 0; j < i && *distinct; j++)
+            *distinct = memcmp(all + i * BYTES, all + j * BYTES, BYTES) != 0;
+    }
+    free(all);
+    return status;
+}

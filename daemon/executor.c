@@ -272,7 +272,8 @@ enum status executor_serve(struct stage *stage, struct fabric *fabric,
             break;
         else
             status = step_start(stage, fabric, shape, bytes, length, &failure);
-        if (status == STATUS_OK && stage_pending(stage) == STAGE_DEPTH)
+        /* What needs no wait ends now: a rank between steps must not look busy to the watch. */
+        while (status == STATUS_OK && (stage_pending(stage) == STAGE_DEPTH || stage_ready(stage)))
             status = step_end(stage, fabric, NULL, &rows, &failure);
     }
     free(bytes);

@@ -198,7 +198,6 @@ static enum status open_device(const struct settings *settings, struct rank *ran
     int size, own, local;
     launcher_world(&size, &own, &local);
     struct device_options options = {
-        .ordinal = local,
         .threads = settings->threads,
         .max_tokens = settings->max_num_batched_tokens,
         .max_sequences = settings->max_num_seqs,
@@ -206,6 +205,8 @@ static enum status open_device(const struct settings *settings, struct rank *ran
     };
     bool automatic = strcmp(settings->device, "auto") == 0;
     rank->backend = backend_find(automatic ? "cuda" : settings->device);
+    int devices = rank->backend->devices != NULL ? rank->backend->devices() : 0;
+    options.ordinal = devices > 0 ? local % devices : 0; /* more ranks than GPUs share them */
     enum status status = rank->backend->open(&options, &rank->device, error);
     if (status == STATUS_CONFIG && automatic) {
         log_info("no usable GPU (%s): running on the cpu", error->text);
@@ -216,17 +217,22 @@ static enum status open_device(const struct settings *settings, struct rank *ran
     return status;
 }
 
-/* Device collectives over NCCL where several ranks have a GPU each. */
+/* Device collectives over NCCL where every rank has a GPU of its own, else through host memory. All
+ * ranks come to the same answer. */
 static enum status attach_fabric(const struct settings *settings, struct rank *rank,
                                  struct error *error)
 {
     struct fabric_memory memory = {.backend = rank->backend, .device = rank->device};
-    bool cuda = strcmp(rank->backend->name, "cuda") == 0;
-    bool several = mesh_size(rank->fabric->mesh) > 1;
-    if (strcmp(settings->fabric, "nccl") == 0 ||
-        (strcmp(settings->fabric, "auto") == 0 && cuda && several))
-        return fabric_open_nccl(rank->fabric, &memory, &rank->fabric, error);
-    return fabric_attach(rank->fabric, &memory);
+    bool nccl = strcmp(settings->fabric, "nccl") == 0;
+    if (strcmp(settings->fabric, "auto") == 0 && mesh_size(rank->fabric->mesh) > 1) {
+        enum status status = fabric_devices_distinct(rank->fabric, &memory, &nccl);
+        if (status != STATUS_OK)
+            return error_set(error, status, "the ranks could not compare their devices");
+        if (!nccl && strcmp(rank->backend->name, "cuda") == 0 && rank->fabric->rank == 0)
+            log_warning("some ranks share a GPU: they meet through host memory, which is slow");
+    }
+    return nccl ? fabric_open_nccl(rank->fabric, &memory, &rank->fabric, error)
+                : fabric_attach(rank->fabric, &memory);
 }
 
 static enum status memory_limit(const struct settings *settings, struct rank *rank,

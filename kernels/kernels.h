@@ -483,6 +483,12 @@ struct backend {
     enum status (*record_end)(struct device *, struct recording **recording);
     enum status (*replay)(struct device *, const struct recording *recording);
     void (*recording_free)(struct device *, struct recording *recording);
+    /* Accelerators of this host that this process may open. */
+    int (*devices)(void);
+    /* The accelerator's own number, equal in every process that opened the same one. */
+    enum status (*identity)(struct device *, unsigned char id[16]);
+    /* The native stream that entries are enqueued on (cudaStream_t), for cluster/. */
+    void *(*stream)(struct device *);
 };
 
 /* The table by name ("cpu", "cuda"); NULL for another name. A build without CUDA has a "cuda"

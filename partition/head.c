@@ -52,16 +52,23 @@ enum status logits_make(struct stage *stage, int first, int rows)
                                                                .x = s->head_rows,
                                                                .weight = stage->weights.final_norm,
                                                                .out = s->head_normed}));
-    int vocab = span_size(stage->rank->vocab);
-    return backend->gemm(stage->device, &(struct gemm_op){.rows = rows,
-                                                          .columns = vocab,
-                                                          .depth = m->hidden,
-                                                          .ld_x = m->hidden,
-                                                          .ld_out = vocab,
-                                                          .x = s->head_normed,
-                                                          .weight = stage->weights.head,
-                                                          .out = s->logits,
-                                                          .float_out = true});
+    struct span all = sample_columns(stage), mine = stage->rank->vocab;
+    size_t count = (size_t)rows * (size_t)span_size(all);
+    bool shared = span_size(all) != span_size(mine);
+    if (shared) /* the sum over tensor ranks, each with zeros for the others' columns */
+        TRY(backend->zero(stage->device, s->logits, count * sizeof *s->logits));
+    TRY(backend->gemm(stage->device, &(struct gemm_op){.rows = rows,
+                                                       .columns = span_size(mine),
+                                                       .depth = m->hidden,
+                                                       .ld_x = m->hidden,
+                                                       .ld_out = span_size(all),
+                                                       .x = s->head_normed,
+                                                       .weight = stage->weights.head,
+                                                       .out = s->logits + mine.begin - all.begin,
+                                                       .float_out = true}));
+    return shared ? stage->fabric->ops->all_reduce(stage->fabric, AXIS_TENSOR, s->logits, count,
+                                                   DTYPE_F32)
+                  : STATUS_OK;
 }
 
 enum status head_summarise(const struct tile *tile, const float *logits,

@@ -206,13 +206,19 @@ int layout_sample_tile(const struct plan *plan)
     return rows > HEAD_TILE ? rows : HEAD_TILE;
 }
 
+/* An accelerator's tensor ranks may gather the whole vocabulary's logits (sample.c). */
+static uint64_t logit_columns(const struct plan *plan, const struct rank_plan *rank)
+{
+    return (uint64_t)(plan->activation == DTYPE_F32 ? span_size(rank->vocab) : plan->model.vocab);
+}
+
 static void place_head(const struct plan *plan, const struct rank_plan *rank, struct region *r,
                        struct stage_scratch *s)
 {
     struct step_shape shape;
     plan_step_shape(plan, &shape);
     uint64_t act = dtype_size(plan->activation), hidden = (uint64_t)plan->model.hidden;
-    uint64_t rows = (uint64_t)shape.max_rows, vocab = (uint64_t)span_size(rank->vocab);
+    uint64_t rows = (uint64_t)shape.max_rows, vocab = logit_columns(plan, rank);
     s->row_index = region_take(r, rows, sizeof(int32_t));
     s->row = region_take(r, rows, sizeof(struct sample_row));
     s->bias = region_take(r, (uint64_t)shape.max_biases, sizeof(struct logit_bias));
@@ -256,6 +262,8 @@ void layout_scratch(const struct plan *plan, const struct rank_plan *rank, struc
     s->remember_slots = region_take(r, tokens, sizeof(int32_t));
     s->remember_tokens = region_take(r, tokens, sizeof(int32_t));
     place_activations(plan, rank, r, s);
+    if (rank->first && !rank->last) /* as the last stage sends it */
+        s->outcome = region_take(r, tokens, sizeof(struct sample_result));
     if (rank->last)
         place_head(plan, rank, r, s);
 }

@@ -100,9 +100,9 @@ struct stage_scratch {
     int32_t *bans;                 /* [bans] */
     void *head_rows;               /* [sample tile, hidden] */
     void *head_normed;             /* [sample tile, hidden] */
-    float *raw;                    /* [sample tile, vocab rows] logits before adjustment */
-    float *logits;                 /* [sample tile, vocab rows] */
-    struct sample_result *outcome; /* [rows] */
+    float *raw;                    /* [sample tile, columns] logits before adjustment */
+    float *logits;                 /* [sample tile, columns]; see sample_columns() */
+    struct sample_result *outcome; /* [rows]; first stage too */
     struct logit_summary *summary; /* [HEAD_TILE] */
     int32_t *targets;              /* [HEAD_TILE] */
     float *values, *maxima;        /* [HEAD_TILE] */
@@ -113,7 +113,7 @@ struct stage_scratch {
     uint32_t *histogram;           /* [HEAD_TILE, HISTOGRAM_BINS] */
     struct count_entry *entry;     /* [tokens] */
     int32_t *reset;                /* [sequences] */
-    uint32_t *counts;              /* [slots, vocab rows] */
+    uint32_t *counts;              /* [slots, columns] */
 };
 
 /* Integers of a step's packed arrays at most. */

@@ -191,8 +191,8 @@ enum { STAGE_DEPTH = 2 };
 /* Starts one step; every rank of the mesh calls it with the same bytes. Where the device works on
  * its own it returns as soon as the work is enqueued. At most STAGE_DEPTH steps are under way. */
 enum status stage_submit(struct stage *stage, const struct step *step, struct error *error);
-/* Waits for the oldest step under way. On tensor ranks of pipeline stage 0 `results` [rows] is
- * filled, elsewhere only *rows; `results` may be NULL. */
+/* Waits for the oldest step under way. On rank 0 `results` [rows] is filled, elsewhere only *rows
+ * counts; `results` may be NULL. */
 enum status stage_collect(struct stage *stage, struct sample_result *results, int *rows,
                           struct error *error);
 /* Both in one. */

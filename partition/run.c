@@ -62,14 +62,44 @@ static enum status output_send(struct stage *stage)
                                     stage->scratch.x, hidden_bytes(stage));
 }
 
+/* Whether tokens go from the last stage to the first from device to device. Every rank's stream has
+ * a step's transfers in the order of stages and the next step's after them, so that no two ranks
+ * wait for each other; steps without rows return nothing and follow each other without a wait. */
+static bool results_streamed(const struct stage *stage)
+{
+    return stage->fabric->streamed && sample_resident(stage) && stage->plan->mesh.pipeline > 1;
+}
+
+/* The newest tokens of all slots, to be embedded, and the rows' outcome, for the host. */
+static enum status results_return(struct stage *stage, const struct step *step)
+{
+    const struct fabric_ops *ops = stage->fabric->ops;
+    struct stage_scratch *s = &stage->scratch;
+    size_t slots = (size_t)stage->plan->limits.max_num_seqs * sizeof *s->last;
+    size_t rows = (size_t)step->rows * sizeof *s->outcome;
+    if (step->rows == 0 || !results_streamed(stage))
+        return STATUS_OK;
+    if (stage->rank->last) {
+        TRY(ops->send(stage->fabric, AXIS_PIPELINE, 0, s->last, slots));
+        return ops->send(stage->fabric, AXIS_PIPELINE, 0, s->outcome, rows);
+    }
+    if (!stage->rank->first)
+        return STATUS_OK;
+    int last = stage->plan->mesh.pipeline - 1;
+    TRY(ops->receive(stage->fabric, AXIS_PIPELINE, last, s->last, slots));
+    return ops->receive(stage->fabric, AXIS_PIPELINE, last, s->outcome, rows);
+}
+
 /* What a step does on the device alone, and what a recording holds. */
 static enum status device_run(struct stage *stage, const struct step *step)
 {
     TRY(input_run(stage, step));
     TRY(layers_run(stage));
     if (!stage->rank->last)
-        return output_send(stage);
-    return sample_resident(stage) ? sample_run(stage, step) : STATUS_OK;
+        TRY(output_send(stage));
+    else if (sample_resident(stage))
+        TRY(sample_run(stage, step));
+    return results_return(stage, step);
 }
 
 /* The last stage's results go to stage 0, rank by rank along the tensor axis; both remember the
@@ -90,23 +120,35 @@ static enum status results_run(struct stage *stage, const struct step *step,
     return rank->last && sample_resident(stage) ? STATUS_OK : tokens_remember(stage, step, results);
 }
 
-/* Results that the device made on its own come by a fetch; later stages need them on the host now.
- */
+/* Results that the device made on its own come by a fetch, to the rank that wants them: others need
+ * not wait for their device. Where they go on by the host it needs them now. */
 static enum status results_fetch(struct stage *stage, const struct step *step, int index)
 {
     struct lane *lane = &stage->lane[index];
-    if (step->rows == 0)
+    bool by_host = stage->rank->last && !stage->rank->first && !results_streamed(stage);
+    if (step->rows == 0 || (stage->fabric->rank != 0 && !by_host))
         return STATUS_OK;
     TRY(stage->backend->fetch(stage->device, index, lane->results, stage->scratch.outcome,
                               (size_t)step->rows * sizeof *lane->results));
-    lane->fetched = stage->rank->first;
-    return lane->fetched ? STATUS_OK : stage->backend->wait(stage->device, index);
+    lane->fetched = !by_host;
+    return by_host ? stage->backend->wait(stage->device, index) : STATUS_OK;
+}
+
+/* Results of a step whose device work is enqueued. */
+static enum status results_take(struct stage *stage, const struct step *step, int index)
+{
+    struct lane *lane = &stage->lane[index];
+    if (results_streamed(stage))
+        return results_fetch(stage, step, index);
+    if (stage->rank->last)
+        TRY(sample_resident(stage) ? results_fetch(stage, step, index)
+                                   : head_run(stage, step, lane->results));
+    return results_run(stage, step, lane->results);
 }
 
 static enum status step_run(struct stage *stage, const struct step *step, int index,
                             struct error *error)
 {
-    struct lane *lane = &stage->lane[index];
     if (step->tokens == 0)
         return STATUS_OK;
     TRY(ragged_upload(stage, step, error));
@@ -116,10 +158,7 @@ static enum status step_run(struct stage *stage, const struct step *step, int in
     }
     TRY(step_recordable(stage, step) ? replay_run(stage, step, device_run)
                                      : device_run(stage, step));
-    if (stage->rank->last)
-        TRY(sample_resident(stage) ? results_fetch(stage, step, index)
-                                   : head_run(stage, step, lane->results));
-    return results_run(stage, step, lane->results);
+    return results_take(stage, step, index);
 }
 
 enum status stage_submit(struct stage *stage, const struct step *step, struct error *error)

@@ -1,10 +1,18 @@
-/* Sampling that stays on the device: with the whole vocabulary on one rank and a backend that
- * samples in one entry, the host sees tokens only when the next step is already under way. */
+/* Sampling that stays on the device: with a backend that samples in one entry and the whole
+ * vocabulary's logits on the rank, the host sees tokens only when the next step is already under
+ * way. Tensor ranks whose fabric is on the device gather each other's logits and all draw the same.
+ */
 #include "partition/head.h"
 
 bool sample_resident(const struct stage *stage)
 {
-    return stage->backend->sample != NULL && stage->plan->mesh.tensor == 1;
+    return stage->backend->sample != NULL &&
+           (stage->plan->mesh.tensor == 1 || stage->fabric->streamed);
+}
+
+struct span sample_columns(const struct stage *stage)
+{
+    return sample_resident(stage) ? (struct span){0, stage->plan->model.vocab} : stage->rank->vocab;
 }
 
 struct sample_needs sample_needs_of(const struct stage *stage, const struct step *step)

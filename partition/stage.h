@@ -80,6 +80,9 @@ int replay_context(const struct stage *stage, int context);
 /* sample.c: sampling that stays on the device. */
 bool sample_resident(const struct stage *stage);
 enum status sample_run(struct stage *stage, const struct step *step);
+/* The columns of logits and counts on this rank of the last stage: its shard, or the whole
+ * vocabulary where sampling is resident. */
+struct span sample_columns(const struct stage *stage);
 /* What the step's rows ask for, as in struct sample_op. */
 struct sample_needs {
     bool adjusted, thresholds, tops;

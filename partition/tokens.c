@@ -8,21 +8,21 @@ static enum status count_entries(struct stage *stage, int entries, int resets)
         return STATUS_OK;
     struct stage_scratch *s = &stage->scratch;
     const struct backend *backend = stage->backend;
+    struct span columns = sample_columns(stage);
     if (entries > 0)
         TRY(backend->upload(stage->device, s->entry, stage->entry,
                             (size_t)entries * sizeof *stage->entry));
     if (resets > 0)
         TRY(backend->upload(stage->device, s->reset, stage->reset,
                             (size_t)resets * sizeof *stage->reset));
-    return backend->count(stage->device,
-                          &(struct count_op){.entries = entries,
-                                             .resets = resets,
-                                             .columns = span_size(stage->rank->vocab),
-                                             .first = stage->rank->vocab.begin,
-                                             .entry = s->entry,
-                                             .reset = s->reset,
-                                             .last = s->last,
-                                             .counts = s->counts});
+    return backend->count(stage->device, &(struct count_op){.entries = entries,
+                                                            .resets = resets,
+                                                            .columns = span_size(columns),
+                                                            .first = columns.begin,
+                                                            .entry = s->entry,
+                                                            .reset = s->reset,
+                                                            .last = s->last,
+                                                            .counts = s->counts});
 }
 
 enum status tokens_count(struct stage *stage, const struct step *step)

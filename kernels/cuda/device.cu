@@ -249,3 +249,24 @@ enum status device_synchronize(struct device *device)
         status = device_check(cudaStreamSynchronize(device->stream), "synchronize");
     return status;
 }
+
+int device_count(void)
+{
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+enum status device_identity(struct device *device, unsigned char id[16])
+{
+    cudaDeviceProp properties;
+    enum status status =
+        device_check(cudaGetDeviceProperties(&properties, device->ordinal), "identity");
+    if (status == STATUS_OK)
+        memcpy(id, &properties.uuid, 16);
+    return status;
+}
+
+void *device_stream(struct device *device)
+{
+    return device->stream;
+}

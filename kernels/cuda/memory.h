@@ -15,6 +15,9 @@ enum status device_download(struct device *device, void *to_host, const void *fr
 enum status device_copy(struct device *device, void *to, const void *from, size_t bytes);
 enum status device_zero(struct device *device, void *to, size_t bytes);
 enum status device_synchronize(struct device *device);
+int device_count(void);
+enum status device_identity(struct device *device, unsigned char id[16]);
+void *device_stream(struct device *device);
 
 /* recording.cu's. */
 enum status device_host_allocate(struct device *device, size_t bytes, void **memory);

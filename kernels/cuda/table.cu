@@ -54,5 +54,8 @@ const struct backend backend_cuda = {
     .record_end = device_record_end,
     .replay = device_replay,
     .recording_free = device_recording_free,
+    .devices = device_count,
+    .identity = device_identity,
+    .stream = device_stream,
 };
 }

@@ -1,0 +1,310 @@
+/* Device collectives over NCCL, one communicator along each axis, enqueued on the device's stream;
+ * host bytes go over the fabric it was opened on.
+ *
+ * NCCL adds two members' numbers as the other fabrics do: a + b in fp32, rounded once, is the same
+ * whichever rank adds. From three members on it cuts an array by its size and adds each piece in an
+ * order of its own: every rank gets the same bits, but they may differ from the other fabrics' and
+ * with the number of rows by rounding.
+ *
+ * Communicators never block: what NCCL does in its own threads is polled for, so that an abort or a
+ * lost rank ends the wait. A thread polls them between calls. NVLink multicast stays off. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cluster/fabric_nccl.h"
+#include "cluster/watch.h"
+#include "daemon/base/clock.h"
+
+/* ---- the door ------------------------------------------------------------------------------- */
+
+/* The communicator of an axis; NULL where the group is this rank alone. */
+static ncclComm_t comm_along(const struct fabric_nccl *end, enum axis axis)
+{
+    struct mesh mesh = end->core.door.mesh;
+    if (axis == AXIS_WORLD && end->comm[axis] == NULL)
+        for (int other = 0; other < AXIS_WORLD; other++)
+            if (mesh_axis_size(mesh, (enum axis)other) == end->core.world)
+                return end->comm[other];
+    return end->comm[axis];
+}
+
+struct call {
+    enum { CALL_REDUCE, CALL_SEND, CALL_RECEIVE } kind;
+    enum axis axis;
+    int peer;
+    void *data;
+    size_t count;
+    ncclDataType_t type;
+};
+
+static ncclResult_t call_start(struct fabric_nccl *end, ncclComm_t comm, const struct call *call)
+{
+    switch (call->kind) {
+    case CALL_REDUCE:
+        return end->calls.all_reduce(call->data, call->data, call->count, call->type, ncclSum, comm,
+                                     end->stream);
+    case CALL_SEND:
+        return end->calls.send(call->data, call->count, call->type, call->peer, comm, end->stream);
+    case CALL_RECEIVE:
+        return end->calls.receive(call->data, call->count, call->type, call->peer, comm,
+                                  end->stream);
+    }
+    return ncclInvalidUsage;
+}
+
+static enum status call_run(struct fabric_nccl *end, const struct call *call)
+{
+    static const char *const names[] = {"all-reduce", "send", "receive"};
+    if (nccl_is_over(end))
+        return STATUS_ABORTED;
+    if (end->core.watch != NULL)
+        watch_wait_begin(end->core.watch);
+    pthread_mutex_lock(&end->lock);
+    ncclComm_t comm = comm_along(end, call->axis);
+    enum status status = STATUS_ABORTED;
+    if (comm != NULL)
+        status = nccl_settle(end, comm, call_start(end, comm, call), 0, names[call->kind]);
+    pthread_mutex_unlock(&end->lock);
+    if (end->core.watch != NULL)
+        watch_wait_end(end->core.watch);
+    return status;
+}
+
+static enum status nccl_all_reduce(struct fabric *fabric, enum axis axis, void *data, size_t count,
+                                   enum dtype dtype)
+{
+    struct fabric_nccl *end = fabric_nccl(fabric);
+    if (dtype != DTYPE_F32 && dtype != DTYPE_BF16)
+        return STATUS_UNIMPLEMENTED;
+    if (count == 0 || mesh_axis_size(fabric->mesh, axis) == 1)
+        return nccl_is_over(end) ? STATUS_ABORTED : STATUS_OK;
+    return call_run(end, &(struct call){.kind = CALL_REDUCE,
+                                        .axis = axis,
+                                        .data = data,
+                                        .count = count,
+                                        .type = dtype == DTYPE_F32 ? ncclFloat32 : ncclBfloat16});
+}
+
+static enum status point(struct fabric *fabric, enum axis axis, int index, void *data, size_t bytes,
+                         bool sending)
+{
+    if (index < 0 || index >= mesh_axis_size(fabric->mesh, axis) ||
+        index == mesh_axis_index(fabric->mesh, fabric->rank, axis))
+        return STATUS_INTERNAL;
+    if (bytes == 0)
+        return nccl_is_over(fabric_nccl(fabric)) ? STATUS_ABORTED : STATUS_OK;
+    return call_run(fabric_nccl(fabric), &(struct call){.kind = sending ? CALL_SEND : CALL_RECEIVE,
+                                                        .axis = axis,
+                                                        .peer = index,
+                                                        .data = data,
+                                                        .count = bytes,
+                                                        .type = ncclUint8});
+}
+
+static enum status nccl_send(struct fabric *fabric, enum axis axis, int index, const void *data,
+                             size_t bytes)
+{
+    return point(fabric, axis, index, (void *)data, bytes, true);
+}
+
+static enum status nccl_receive(struct fabric *fabric, enum axis axis, int index, void *data,
+                                size_t bytes)
+{
+    return point(fabric, axis, index, data, bytes, false);
+}
+
+static enum status nccl_publish(struct fabric *fabric, const void *bytes, size_t length)
+{
+    struct fabric *host = fabric_nccl(fabric)->host;
+    return host->ops->publish(host, bytes, length);
+}
+
+static enum status nccl_await(struct fabric *fabric, void *bytes, size_t room, size_t *length)
+{
+    struct fabric *host = fabric_nccl(fabric)->host;
+    return host->ops->await(host, bytes, room, length);
+}
+
+static enum status nccl_all_gather(struct fabric *fabric, enum axis axis, const void *in, void *out,
+                                   size_t bytes)
+{
+    struct fabric *host = fabric_nccl(fabric)->host;
+    return host->ops->all_gather(host, axis, in, out, bytes);
+}
+
+static enum status nccl_send_host(struct fabric *fabric, enum axis axis, int index,
+                                  const void *data, size_t bytes)
+{
+    struct fabric *host = fabric_nccl(fabric)->host;
+    return host->ops->send_host(host, axis, index, data, bytes);
+}
+
+static enum status nccl_receive_host(struct fabric *fabric, enum axis axis, int index, void *data,
+                                     size_t bytes)
+{
+    struct fabric *host = fabric_nccl(fabric)->host;
+    return host->ops->receive_host(host, axis, index, data, bytes);
+}
+
+static enum status nccl_barrier(struct fabric *fabric)
+{
+    struct fabric *host = fabric_nccl(fabric)->host;
+    return host->ops->barrier(host);
+}
+
+static void nccl_abort(struct fabric *fabric, const char *why)
+{
+    struct fabric_nccl *end = fabric_nccl(fabric);
+    end->host->ops->abort(end->host, why); /* over mpi does not return */
+    atomic_store(&end->failed, true);
+}
+
+/* ---- failures between calls ----------------------------------------------------------------- */
+
+/* The axis whose communicator failed, AXES: none. */
+static int failed_axis(struct fabric_nccl *end, ncclResult_t *result)
+{
+    for (int axis = 0; axis < AXES; axis++) {
+        if (end->comm[axis] == NULL)
+            continue;
+        ncclResult_t asked = end->calls.comm_async_error(end->comm[axis], result);
+        if (asked != ncclSuccess)
+            *result = asked;
+        if (*result != ncclSuccess && *result != ncclInProgress)
+            return axis;
+    }
+    return AXES;
+}
+
+/* The kernels that wait for a lost rank end with their communicator; then the job does. */
+static void fail(struct fabric_nccl *end, int axis, ncclResult_t result)
+{
+    char why[256];
+    snprintf(why, sizeof why, "rank %d: NCCL along the %s axis failed: %s", end->core.door.rank,
+             nccl_axis_names[axis], end->calls.error_string(result));
+    atomic_store(&end->failed, true);
+    nccl_groups_abort(end);
+    end->host->ops->abort(end->host, why);
+}
+
+static void *poll_main(void *context)
+{
+    struct fabric_nccl *end = context;
+    while (!atomic_load(&end->closing) && !nccl_is_over(end)) {
+        clock_sleep(CLOCK_SECOND / 20);
+        if (pthread_mutex_trylock(&end->lock) != 0)
+            continue; /* a call is under way and looks for itself */
+        ncclResult_t result = ncclSuccess;
+        int axis = failed_axis(end, &result);
+        if (axis < AXES)
+            fail(end, axis, result);
+        pthread_mutex_unlock(&end->lock);
+    }
+    return NULL;
+}
+
+/* ---- opening and closing -------------------------------------------------------------------- */
+
+static void end_free(struct fabric_nccl *end)
+{
+    if (end->polling) {
+        atomic_store(&end->closing, true);
+        pthread_join(end->poller, NULL);
+    }
+    nccl_groups_close(end);
+    pthread_mutex_destroy(&end->lock);
+    fabric_core_close(&end->core);
+    free(end);
+}
+
+static void nccl_close(struct fabric *fabric)
+{
+    struct fabric *host = fabric_nccl(fabric)->host;
+    end_free(fabric_nccl(fabric));
+    fabric_close(host);
+}
+
+static const struct fabric_ops nccl_ops = {
+    .name = "nccl",
+    .close = nccl_close,
+    .publish = nccl_publish,
+    .await = nccl_await,
+    .all_reduce = nccl_all_reduce,
+    .all_gather = nccl_all_gather,
+    .send = nccl_send,
+    .receive = nccl_receive,
+    .send_host = nccl_send_host,
+    .receive_host = nccl_receive_host,
+    .barrier = nccl_barrier,
+    .abort = nccl_abort,
+};
+
+static enum status check(struct fabric *host, const struct fabric_memory *memory,
+                         struct error *error)
+{
+    const struct backend *backend = memory != NULL ? memory->backend : NULL;
+    if (backend == NULL || backend->stream == NULL || backend->identity == NULL)
+        return error_set(error, STATUS_CONFIG, "NCCL needs the device cuda, this is %s",
+                         backend != NULL ? backend->name : "none");
+    bool distinct = false;
+    enum status status = fabric_devices_distinct(host, memory, &distinct);
+    if (status != STATUS_OK)
+        return error_set(error, status, "the ranks could not compare their devices");
+    if (!distinct)
+        return error_set(error, STATUS_CONFIG,
+                         "NCCL needs a GPU for each rank, but some ranks share one");
+    return STATUS_OK;
+}
+
+/* The host fabric's watch and abort are this fabric's too. */
+static enum status end_open(struct fabric_nccl *end, struct fabric *host,
+                            const struct fabric_memory *memory, struct error *error)
+{
+    struct fabric_options options = {.mesh = host->mesh};
+    enum status status = fabric_core_open(&end->core, &options, host->rank, &nccl_ops, NULL, error);
+    if (status != STATUS_OK)
+        return status;
+    end->core.door.streamed = true;
+    end->core.watch = fabric_core(host)->watch;
+    end->core.aborted = fabric_core(host)->aborted;
+    end->core.memory = *memory;
+    end->host = host;
+    end->stream = memory->backend->stream(memory->device);
+    status = memory->backend->synchronize(memory->device); /* its GPU is now this thread's */
+    if (status != STATUS_OK)
+        return error_set(error, status, "NCCL: the device does not answer");
+    return STATUS_OK;
+}
+
+enum status fabric_open_nccl(struct fabric *host, const struct fabric_memory *memory,
+                             struct fabric **fabric, struct error *error)
+{
+    enum status status = check(host, memory, error);
+    if (status != STATUS_OK)
+        return status;
+    struct fabric_nccl *end = calloc(1, sizeof *end);
+    if (end == NULL)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a fabric");
+    pthread_mutex_init(&end->lock, NULL);
+    setenv("NCCL_NVLS_ENABLE", "0", 1);
+    status = nccl_calls_load(&end->calls, error);
+    if (status == STATUS_OK)
+        status = end_open(end, host, memory, error);
+    if (status == STATUS_OK)
+        status = nccl_groups_open(end, error);
+    if (status == STATUS_OK)
+        status = nccl_groups_warm(end, error);
+    if (status == STATUS_OK) {
+        end->polling = pthread_create(&end->poller, NULL, poll_main, end) == 0;
+        if (!end->polling)
+            status = error_set(error, STATUS_NO_MEMORY, "no thread to watch NCCL with");
+    }
+    if (status != STATUS_OK) {
+        atomic_store(&end->failed, true);
+        end_free(end);
+        return status;
+    }
+    *fabric = &end->core.door;
+    return STATUS_OK;
+}
