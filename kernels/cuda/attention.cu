@@ -13,5 +13,8 @@ enum status cuda_attention(struct device *device, const struct attention_op *op)
             return status;
         done = op->batch->decodes;
     }
+    /* The first `done` sequences have one token each, so both counts are the same. */
+    if (attention_prefill_fits(op) && op->heads > 0)
+        return attention_prefill(device, op, done);
     return attention_any(device, op, done, op->batch->tokens);
 }

@@ -13,4 +13,9 @@ bool attention_decode_fits(const struct attention_op *op);
 enum status attention_decode(struct device *device, const struct attention_op *op);
 int attention_decode_splits(int pairs, int tiles, int slots, int most);
 
+/* head_dim 128, pages of a multiple of 64 positions or a ring that holds the window. */
+bool attention_prefill_fits(const struct attention_op *op);
+/* The sequences from `from` on. */
+enum status attention_prefill(struct device *device, const struct attention_op *op, int from);
+
 #endif

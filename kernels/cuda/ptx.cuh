@@ -99,6 +99,14 @@ __device__ static inline void barrier_init(uint32_t barrier, int arrivals)
                  : "memory");
 }
 
+/* After the last init, before the block's barrier. */
+__device__ static inline void barrier_init_done()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;\n"
+                 "fence.proxy.async.shared::cta;\n" ::
+                     : "memory");
+}
+
 __device__ static inline void barrier_arrive(uint32_t barrier)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
