@@ -75,14 +75,16 @@ static enum status device_equip(struct device *device, struct error *error)
     result = cudaHostAlloc(&staging, STAGING_HALVES * STAGING_HALF, cudaHostAllocDefault);
     if (result == cudaSuccess) {
         device->staging = (unsigned char *)staging;
-        result = cudaMalloc(&scratch, device->scratch_bytes);
+        result = cudaMalloc(&scratch, device->scratch_bytes + DEVICE_COUNTERS * sizeof(uint32_t));
     }
     if (result != cudaSuccess)
         return error_set(error, STATUS_NO_MEMORY, "cuda: device %d: %zu bytes of scratch: %s",
                          device->ordinal, device->scratch_bytes, cudaGetErrorString(result));
     device->scratch = (unsigned char *)scratch;
-    /* Some kernels expect their counters there to start at zero, and leave them so. */
-    result = cudaMemsetAsync(scratch, 0, device->scratch_bytes, device->stream);
+    device->scratch_bytes &= ~(size_t)255;
+    device->counters = (uint32_t *)(device->scratch + device->scratch_bytes);
+    result = cudaMemsetAsync(
+        scratch, 0, device->scratch_bytes + DEVICE_COUNTERS * sizeof(uint32_t), device->stream);
     if (result != cudaSuccess)
         return error_set(error, STATUS_DEVICE, "cuda: device %d: %s", device->ordinal,
                          cudaGetErrorString(result));

@@ -16,7 +16,7 @@ extern "C" {
 
 struct gemm_context; /* gemm.cu */
 
-enum { STAGING_HALVES = 2 };
+enum { STAGING_HALVES = 2, DEVICE_COUNTERS = 1024 };
 static const size_t STAGING_HALF = 4 << 20; /* bytes */
 
 struct device {
@@ -32,6 +32,9 @@ struct device {
     /* Written and read within one entry; the stream orders the entries. */
     unsigned char *scratch;
     size_t scratch_bytes;
+    /* [DEVICE_COUNTERS] behind the scratch: zero between launches, for blocks that ask whether they
+     * are the last. */
+    uint32_t *counters;
     struct gemm_context *gemm;
     cudaEvent_t lane[DEVICE_LANES];
     bool recording; /* entries are being recorded: nothing may wait */
@@ -91,6 +94,7 @@ ENTRY(logit_histogram);
 ENTRY(logit_draw);
 ENTRY(count);
 ENTRY(remember);
+ENTRY(sample);
 #undef ENTRY
 enum status cuda_delta_recurrent(struct device *device, const struct delta_op *op);
 enum status cuda_delta_chunked(struct device *device, const struct delta_op *op);
