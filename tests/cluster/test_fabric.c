@@ -1,6 +1,7 @@
 /* The same checks on every fabric. Without arguments: self and threads, many meshes.
  * `test_fabric mpi` under mpirun: all meshes of that many ranks, one after the other;
- * `test_fabric mpi-square`: only tensor 2 x context 1 x pipeline 2. */
+ * `test_fabric mpi-square`: only tensor 2 x context 1 x pipeline 2;
+ * `test_fabric nccl`: all meshes over nccl, each rank with a GPU, 77 where there are too few. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -215,6 +216,77 @@ static bool mpi_mesh(struct mesh mesh)
     return right;
 }
 
+/* ---- on GPUs, under mpirun ------------------------------------------------------------------ */
+
+static bool nccl_mesh(struct mesh mesh, const struct fabric_memory *memory)
+{
+    struct error error = {.status = STATUS_OK};
+    struct fabric_options options = {.mesh = mesh, .heartbeat_timeout = 60, .step_timeout = 120};
+    struct fabric *host, *fabric;
+    if (fabric_open_mpi(&options, &host, &error) != STATUS_OK ||
+        fabric_open_nccl(host, memory, &fabric, &error) != STATUS_OK) {
+        fprintf(stderr, "%s\n", error.text);
+        return false;
+    }
+    bool right = fabric->streamed && collectives_check(fabric);
+    if (!right)
+        fabric->ops->abort(fabric, "a check failed");
+    fabric_close(fabric);
+    return right;
+}
+
+/* Two ranks on one GPU are told so. */
+static bool nccl_refuses(int size, struct fabric_memory memory)
+{
+    struct error error = {.status = STATUS_OK};
+    struct device_options options = {.max_tokens = 1, .max_sequences = 1};
+    struct fabric *host, *fabric;
+    if (size == 1)
+        return true;
+    if (memory.backend->open(&options, &memory.device, &error) != STATUS_OK ||
+        fabric_open_mpi(&(struct fabric_options){.mesh = {size, 1, 1}}, &host, &error) != STATUS_OK)
+        return false;
+    bool right = fabric_open_nccl(host, &memory, &fabric, &error) == STATUS_CONFIG &&
+                 strstr(error.text, "share one") != NULL;
+    fabric_close(host);
+    memory.backend->close(memory.device);
+    return right;
+}
+
+static int nccl_main(void)
+{
+    enum { ROOM = 4 << 20 };
+    int size, rank, local;
+    launcher_world(&size, &rank, &local);
+    const struct backend *backend = backend_find("cuda");
+    int devices = backend->devices != NULL ? backend->devices() : 0;
+    if (devices < size) {
+        fprintf(stderr, "%d ranks, %d GPUs: skipped\n", size, devices);
+        return 77;
+    }
+    struct error error = {.status = STATUS_OK};
+    struct collectives_device device = {.memory.backend = backend, .room = ROOM};
+    struct device_options options = {.ordinal = local, .max_tokens = 1, .max_sequences = 1};
+    struct fabric *base; /* keeps MPI up from mesh to mesh */
+    if (fabric_open_mpi(&(struct fabric_options){.mesh = {size, 1, 1}}, &base, &error) != STATUS_OK)
+        return 1;
+    bool right = nccl_refuses(size, device.memory) &&
+                 backend->open(&options, &device.memory.device, &error) == STATUS_OK &&
+                 backend->allocate(device.memory.device, ROOM, &device.data) == STATUS_OK;
+    collectives_device = &device;
+    for (int tensor = 1; tensor <= size && right; tensor++)
+        if (size % tensor == 0)
+            right = nccl_mesh((struct mesh){tensor, 1, size / tensor}, &device.memory);
+    if (!right) {
+        fprintf(stderr, "rank %d: %s\n", rank, error.text);
+        base->ops->abort(base, "a check failed");
+    }
+    backend->release(device.memory.device, device.data);
+    backend->close(device.memory.device);
+    fabric_close(base);
+    return right ? 0 : 1;
+}
+
 static int mpi_main(void)
 {
     int size, rank, local;
@@ -246,6 +318,8 @@ int main(int argc, char **argv)
         return mpi_mesh((struct mesh){2, 1, 2}) ? 0 : 1;
     if (argc > 1 && strcmp(argv[1], "mpi") == 0)
         return mpi_main();
+    if (argc > 1 && strcmp(argv[1], "nccl") == 0)
+        return nccl_main();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(long_step_aborts),
         cmocka_unit_test(mesh_arithmetic),

@@ -1,29 +1,97 @@
-/* golden_mpi FIXTURE TENSOR PIPELINE: one rank of a mesh under mpirun. */
+/* golden_mpi FIXTURE TENSOR PIPELINE [mpi|nccl]: one rank of a mesh under mpirun. With a fabric
+ * named the device is cuda: over mpi all ranks may share one GPU, over nccl each has its own. */
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/golden/scenario.h"
 
-int main(int count, char **argument)
+/* bf16: relative errors of 2e-2 of states, 4e-2 of log-probabilities. */
+static const double BF16_SLACK = 200;
+
+static struct fabric *fabric_make(struct mesh mesh)
 {
-    if (count != 4) {
-        fprintf(stderr, "usage: golden_mpi FIXTURE TENSOR PIPELINE\n");
-        return 2;
-    }
-    struct fabric_options options = {.mesh = {atoi(argument[2]), 1, atoi(argument[3])},
-                                     .heartbeat_timeout = 60,
-                                     .step_timeout = 120};
+    struct fabric_options options = {.mesh = mesh, .heartbeat_timeout = 60, .step_timeout = 120};
     struct error error = {0};
     struct fabric *fabric;
-    if (fabric_open_mpi(&options, &fabric, &error) != STATUS_OK) {
-        fprintf(stderr, "%s\n", error.text);
-        return 1;
+    if (fabric_open_mpi(&options, &fabric, &error) == STATUS_OK)
+        return fabric;
+    fprintf(stderr, "%s\n", error.text);
+    exit(1);
+}
+
+/* 77: the GPUs are not there. */
+static void device_choose(const char *fabric)
+{
+    int size, rank, local;
+    launcher_world(&size, &rank, &local);
+    rig_backend = backend_find("cuda");
+    int devices = rig_backend->devices != NULL ? rig_backend->devices() : 0;
+    rig_nccl = strcmp(fabric, "nccl") == 0;
+    rig_slack = BF16_SLACK;
+    int needed = rig_nccl ? size : 1;
+    if (devices < needed) {
+        fprintf(stderr, "%d GPUs, %d needed: skipped\n", devices, needed);
+        exit(77);
     }
+    rig_ordinal = local % devices;
+}
+
+static int run(struct fixture *fixture, struct mesh mesh, struct fabric *shared,
+               void (*scenario)(struct rig *, void *), void *context)
+{
+    struct fabric *fabric = rig_nccl ? fabric_make(mesh) : shared;
+    return rig_scenario(fixture, mesh, fabric, scenario, context);
+}
+
+/* The same draws as one rank alone on the same GPU: bit by bit where ranks only share out layers,
+ * nearly so where sums are cut. */
+static int compare_alone(struct fixture *fixture, struct mesh mesh, struct fabric *shared)
+{
+    static struct trace alone, meshed;
+    bool nccl = rig_nccl;
+    if (shared->rank == 0) {
+        struct fabric_options options = {.mesh = {1, 1, 1}};
+        struct error error = {0};
+        struct fabric *self;
+        rig_nccl = false;
+        if (fabric_open_self(&options, &self, &error) != STATUS_OK)
+            return 1;
+        rig_scenario(fixture, options.mesh, self, scenario_sampling, &alone);
+        fabric_close(self);
+        rig_nccl = nccl;
+    }
+    int failures = run(fixture, mesh, shared, scenario_sampling, &meshed), same = 0;
+    if (shared->rank != 0)
+        return failures;
+    for (int i = 0; i < alone.rows; i++)
+        same += alone.token[i] == meshed.token[i] &&
+                (mesh.tensor > 1 ||
+                 memcmp(&alone.logprob[i], &meshed.logprob[i], sizeof alone.logprob[i]) == 0);
+    fprintf(stderr, "%d of %d draws are those of one rank\n", same, alone.rows);
+    if (alone.rows != meshed.rows || (mesh.tensor == 1 && same != alone.rows))
+        failures++;
+    return failures;
+}
+
+int main(int count, char **argument)
+{
+    if (count != 4 && count != 5) {
+        fprintf(stderr, "usage: golden_mpi FIXTURE TENSOR PIPELINE [mpi|nccl]\n");
+        return 2;
+    }
+    if (count == 5)
+        device_choose(argument[4]);
+    struct mesh mesh = {atoi(argument[2]), 1, atoi(argument[3])};
+    struct fabric *fabric = fabric_make(mesh);
     char folder[512];
     snprintf(folder, sizeof folder, JETD_TEST_DATA "/fixtures/%s", argument[1]);
     struct fixture *fixture = fixture_open(folder);
     struct chunks chunks = {{1, 2, 3, 7, 64}};
-    int failures = rig_scenario(fixture, options.mesh, fabric, scenario_golden, NULL);
-    failures += rig_scenario(fixture, options.mesh, fabric, scenario_golden, &chunks);
+    int failures = run(fixture, mesh, fabric, scenario_golden, NULL);
+    failures += run(fixture, mesh, fabric, scenario_golden, &chunks);
+    if (count == 5)
+        failures += compare_alone(fixture, mesh, fabric);
     fixture_close(fixture);
     fabric_close(fabric);
     return failures == 0 ? 0 : 1;

@@ -9,6 +9,9 @@
 enum { COMMAND_STOP = -1 }; /* a message of one int32: stop, or the slot to check */
 
 const struct backend *rig_backend;
+int rig_ordinal;
+bool rig_nccl;
+double rig_slack = 1;
 
 void rig_fail(struct rig *rig, const char *format, ...)
 {
@@ -47,11 +50,17 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
     need(plan_make(&config, mesh, limits, rig->backend->activation, &rig->plan, &error), &error,
          "plan");
     need(checkpoint_open(fixture->folder, &config, &checkpoint, &error), &error, "checkpoint");
-    struct device_options device = {
-        .threads = 1, .max_tokens = limits.max_num_batched_tokens, .max_sequences = 6};
+    struct device_options device = {.ordinal = rig_ordinal,
+                                    .threads = 1,
+                                    .max_tokens = limits.max_num_batched_tokens,
+                                    .max_sequences = 6};
     need(rig->backend->open(&device, &rig->device, &error), &error, "device");
     struct fabric_memory memory = {rig->backend, rig->device};
-    need(fabric_attach(fabric, &memory), NULL, "attach");
+    if (rig_nccl)
+        need(fabric_open_nccl(fabric, &memory, &fabric, &error), &error, "nccl");
+    else
+        need(fabric_attach(fabric, &memory), NULL, "attach");
+    rig->fabric = fabric;
     need(fabric_agree(fabric, &rig->plan->digest, sizeof rig->plan->digest, "plan", &error), &error,
          "agree");
     struct stage_options options = {.plan = rig->plan,
@@ -72,6 +81,8 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
 void rig_close(struct rig *rig)
 {
     stage_close(rig->stage);
+    if (rig_nccl)
+        fabric_close(rig->fabric);
     rig->backend->close(rig->device);
     plan_free(rig->plan);
     step_builder_destroy(rig->builder);
@@ -125,7 +136,7 @@ static void compare(struct rig *rig, const char *name, const float *ours, struct
             norm += e * e;
         }
     }
-    if (!(sqrt(difference / norm) <= 1e-4))
+    if (!(sqrt(difference / norm) <= 1e-4 * rig_slack))
         rig_fail(rig, "%s: relative error %g", name, sqrt(difference / norm));
 }
 
@@ -229,7 +240,7 @@ int rig_scenario(struct fixture *fixture, struct mesh mesh, struct fabric *fabri
                  void (*scenario)(struct rig *rig, void *context), void *context)
 {
     struct rig *rig = rig_open(fixture, mesh, fabric);
-    if (fabric->rank == 0) {
+    if (rig->fabric->rank == 0) {
         scenario(rig, context);
         rig_stop(rig);
     } else {

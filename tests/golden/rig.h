@@ -23,12 +23,17 @@ struct rig {
 
 /* The table that rigs use; NULL: the cpu's. */
 extern const struct backend *rig_backend;
+extern int rig_ordinal; /* which accelerator */
+/* Device collectives over NCCL: the rig wraps the fabric it is given and closes it too. */
+extern bool rig_nccl;
+/* Tolerances times this: 1 for f32 arithmetic, more for bf16. */
+extern double rig_slack;
 
 /* Counts a failed check, and says what it was. */
 __attribute__((format(printf, 2, 3))) void rig_fail(struct rig *rig, const char *format, ...);
 
 struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *fabric);
-void rig_close(struct rig *rig); /* not the fabric */
+void rig_close(struct rig *rig); /* not the fabric, unless rig_nccl */
 
 /* Rank 0: a step is composed with step_add_* on rig->builder between these two. */
 void rig_begin(struct rig *rig);

@@ -82,7 +82,7 @@ static void check_row(struct rig *rig, int position, const struct sample_result 
 {
     const struct fixture *f = rig->fixture;
     double expected = fixture_logprob(f, position, result->token);
-    if (!(fabs(result->logprob - expected) <= 2e-4))
+    if (!(fabs(result->logprob - expected) <= 2e-4 * rig_slack))
         rig_fail(rig, "position %d: log-probability %g, expected %g", position,
                  (double)result->logprob, expected);
     if (result->tops != 5)
@@ -91,8 +91,8 @@ static void check_row(struct rig *rig, int position, const struct sample_result 
         double top = fixture_logprob(f, position, result->top[i].id);
         int better = 0;
         for (int id = 0; id < f->vocab; id++)
-            better += fixture_logprob(f, position, id) > top + 4e-4;
-        if (!(fabs(result->top[i].value - top) <= 2e-4) || better > i)
+            better += fixture_logprob(f, position, id) > top + 4e-4 * rig_slack;
+        if (!(fabs(result->top[i].value - top) <= 2e-4 * rig_slack) || better > i)
             rig_fail(rig, "position %d, top %d: id %d with %g, expected %g; %d are better",
                      position, i, result->top[i].id, (double)result->top[i].value, top, better);
     }
@@ -125,8 +125,13 @@ static void run_prompt(struct rig *rig, struct feed *feed, const struct chunks *
 static void run_greedy(struct rig *rig, struct feed *feed, int32_t first)
 {
     const struct fixture *f = rig->fixture;
+    size_t count;
+    const float *margin = fixture_tensor(f, "greedy_margin", &count);
     int32_t token = first;
     for (int i = 0; i < f->greedy_count; i++) {
+        bool close = rig_slack > 1 && margin[i] < 2 * 2e-4 * rig_slack;
+        if (token != f->greedy[i] && close)
+            return; /* rounding may choose the other of two; what follows has other words */
         if (token != f->greedy[i])
             rig_fail(rig, "greedy token %d is %d, expected %d", i, token, f->greedy[i]);
         if (i + 1 == f->greedy_count)
