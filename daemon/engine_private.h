@@ -78,7 +78,7 @@ struct engine {
 
     struct scheduler *scheduler;
     struct step_builder *builder;
-    struct sample_result *result;           /* [max_rows] */
+    struct sample_result *result;         /* [max_rows] */
     struct batch *flight[EXECUTOR_DEPTH]; /* steps under way, a ring */
     int first_flight, flights;
     uint64_t steps, arrivals;
@@ -128,8 +128,8 @@ void job_destroy(struct job *job); /* NULL is fine; releases the request's event
 bool job_stops_at(const struct job *job, int32_t id);
 
 /* ---- echo.c ---- */
-/* Prompt tokens begin .. end - 1 as a delta, in order; results: of all but the prompt's first token,
- * NULL: no log-probabilities. NULL: out of memory. */
+/* Prompt tokens begin .. end - 1 as a delta, in order; results: of all but the prompt's first
+ * token, NULL: no log-probabilities. NULL: out of memory. */
 struct event *echo_create(const struct sequence *sequence, int begin, int end,
                           const struct sample_result *results);
 

@@ -1,6 +1,6 @@
 /* The executor: the one door from the engine to the ranks. On rank 0 it has a thread that publishes
- * each step's bytes to the other ranks, runs rank 0's own stage and hands the results back; on other
- * ranks executor_serve() is that loop. At most EXECUTOR_DEPTH steps are under way. */
+ * each step's bytes to the other ranks, runs rank 0's own stage and hands the results back; on
+ * other ranks executor_serve() is that loop. At most EXECUTOR_DEPTH steps are under way. */
 #ifndef JETD_DAEMON_EXECUTOR_H
 #define JETD_DAEMON_EXECUTOR_H
 

@@ -51,8 +51,8 @@ struct chat_message {
  * INVALID_ARGUMENT names the message and field; FAILED_PRECONDITION: the vocabulary lacks ChatML's
  * tokens. */
 enum status tokenizer_chat(const struct tokenizer *tokenizer, const struct chat_message *messages,
-                           size_t count, bool generation_prompt, struct arena *arena,
-                           int32_t **ids, size_t *id_count, struct error *error);
+                           size_t count, bool generation_prompt, struct arena *arena, int32_t **ids,
+                           size_t *id_count, struct error *error);
 
 /* The same with `tools`, a JSON array of function descriptions, or NULL. */
 enum status tokenizer_chat_tools(const struct tokenizer *tokenizer,
@@ -81,8 +81,8 @@ struct stream_options {
 struct stream *stream_create(const struct stream_options *options);
 void stream_destroy(struct stream *stream);
 /* Adds one token. `*text` (valid until the next call) gets what is certain now: whole UTF-8
- * characters that no stop string can still claim. `*matched` >= 0: that stop string is complete; the
- * text before it (or with it) was released and the stream is at its end: further tokens give
+ * characters that no stop string can still claim. `*matched` >= 0: that stop string is complete;
+ * the text before it (or with it) was released and the stream is at its end: further tokens give
  * nothing. The stop string that is complete first wins, the longest among several that end at the
  * same character: tokens' borders play no part. */
 enum status stream_push(struct stream *stream, int32_t id, const char **text, size_t *length,

@@ -207,8 +207,8 @@ int stage_pending(const struct stage *stage);
  * `length` tokens of them in `blocks` [count], as if they had been prefilled. No step may be under
  * way. */
 enum status stage_randomise(struct stage *stage, uint64_t seed, struct error *error);
-enum status stage_inject(struct stage *stage, int slot, int length, const int32_t *blocks, int count,
-                         struct error *error);
+enum status stage_inject(struct stage *stage, int slot, int length, const int32_t *blocks,
+                         int count, struct error *error);
 
 /* One sequence's state of one layer as this rank holds it, f32, for tests, snapshots and
  * hand-over: layer numbers are the model's; kinds that the layer lacks give STATUS_NOT_FOUND. */

@@ -1,8 +1,8 @@
 /* What a kernel test stands on: a device of the back end under test (environment JETD_TEST_DEVICE,
- * cpu by default), fresh random numbers (JETD_TEST_SEED, printed), and host values that travel to
- * and from it. Host numbers are float; "activations" are rounded to the back end's dtype when they
- * are made, so that the float64 formulas see what the kernel sees. All memory goes at the end of a
- * test. */
+ * cpu by default; batch-invariant unless JETD_TEST_FAST is set), fresh random numbers
+ * (JETD_TEST_SEED, printed), and host values that travel to and from it. Host numbers are float;
+ * "activations" are rounded to the back end's dtype when they are made, so that the float64
+ * formulas see what the kernel sees. All memory goes at the end of a test. */
 #ifndef JETD_TESTS_KERNELS_HARNESS_H
 #define JETD_TESTS_KERNELS_HARNESS_H
 
