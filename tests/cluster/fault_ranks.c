@@ -2,7 +2,8 @@
  *   clean   no fault; all close                     stop R   rank R stops itself (SIGSTOP)
  *   kill R  rank R kills itself                     exit R   rank R exits without closing
  *   slow R  rank R stays in its step                abort R  rank R aborts
- *   idle    followers await a step; little CPU is used */
+ *   idle    followers await a step; little CPU is used
+ * A third argument `nccl` sums on GPUs, one a rank: what waits for a lost rank is then a kernel. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,11 +31,37 @@ static void fail(struct fabric *fabric, const char *fault)
         fabric->ops->abort(fabric, "rank asked for the end");
 }
 
+/* Device memory of COUNT numbers; all zero: numbers lie on the host. */
+static struct {
+    struct fabric_memory memory;
+    void *data;
+} gpu;
+
+enum { COUNT = 100 };
+
+static enum status sum(struct fabric *fabric)
+{
+    float data[COUNT] = {0};
+    if (gpu.data == NULL)
+        return fabric->ops->all_reduce(fabric, AXIS_WORLD, data, COUNT, DTYPE_F32);
+    enum status status = fabric->ops->all_reduce(fabric, AXIS_WORLD, gpu.data, COUNT, DTYPE_F32);
+    return status == STATUS_OK ? gpu.memory.backend->synchronize(gpu.memory.device) : status;
+}
+
+static enum status gpu_open(int local, struct fabric **fabric, struct error *error)
+{
+    struct device_options options = {.ordinal = local, .max_tokens = 1, .max_sequences = 1};
+    gpu.memory.backend = backend_find("cuda");
+    enum status status = gpu.memory.backend->open(&options, &gpu.memory.device, error);
+    if (status == STATUS_OK)
+        status = gpu.memory.backend->allocate(gpu.memory.device, COUNT * sizeof(float), &gpu.data);
+    return status == STATUS_OK ? fabric_open_nccl(*fabric, &gpu.memory, fabric, error) : status;
+}
+
 static enum status run_steps(struct fabric *fabric, const char *fault, int culprit)
 {
     enum status status = STATUS_OK;
     for (uint64_t step = 1; step <= CLEAN_STEPS && status == STATUS_OK; step++) {
-        float data[100] = {0};
         uint64_t number = step;
         size_t length = sizeof number;
         status = fabric->rank == 0 ? fabric->ops->publish(fabric, &number, length)
@@ -46,7 +73,7 @@ static enum status run_steps(struct fabric *fabric, const char *fault, int culpr
             clock_sleep(CLOCK_SECOND / 2);
         if (step == FAULT_STEP && fabric->rank == culprit)
             fail(fabric, fault);
-        status = fabric->ops->all_reduce(fabric, AXIS_WORLD, data, 100, DTYPE_F32);
+        status = sum(fabric);
         fabric_step_end(fabric);
     }
     return status;
@@ -89,15 +116,17 @@ int main(int argc, char **argv)
         .mesh = {size, 1, 1}, .heartbeat_timeout = 1, .step_timeout = 3};
     struct fabric *fabric;
     struct error error = {.status = STATUS_OK};
-    if (fabric_open_mpi(&options, &fabric, &error) != STATUS_OK) {
+    enum status status = fabric_open_mpi(&options, &fabric, &error);
+    if (status == STATUS_OK && argc > 3 && strcmp(argv[3], "nccl") == 0)
+        status = gpu_open(local, &fabric, &error);
+    if (status != STATUS_OK) {
         log_error("%s", error.text);
         return 1;
     }
     char host[64] = "?";
     gethostname(host, sizeof host);
     fprintf(stderr, "rank %d of %d on %s\n", rank, size, host);
-    enum status status =
-        strcmp(fault, "idle") == 0 ? run_idle(fabric) : run_steps(fabric, fault, culprit);
+    status = strcmp(fault, "idle") == 0 ? run_idle(fabric) : run_steps(fabric, fault, culprit);
     if (status != STATUS_OK)
         fabric->ops->abort(fabric, status_name(status));
     fabric_close(fabric);

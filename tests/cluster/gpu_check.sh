@@ -1,0 +1,113 @@
+#!/bin/sh
+# gpu_check.sh BUILD [check|bench ...]: ranks on GPUs, by hand on a machine with two. `check`:
+# collectives and fixtures over nccl and over mpi on one GPU; `bench`: the 4B with one rank, two
+# tensor ranks and two stages. Without a word: both. Logs lie in $OUT (default: a temporary folder),
+# the table is printed last.
+set -u
+build=$1
+shift
+parts=${*:-check bench}
+out=${OUT:-$(mktemp -d)}
+table=$out/gpu_check.txt
+: >"$table"
+gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OPENBLAS_NUM_THREADS=1
+export OMPI_MCA_mca_base_component_show_load_errors=0 NCCL_NVLS_ENABLE=0
+
+ranks() {
+    count=$1
+    shift
+    mpirun --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none \
+        --mca btl self,vader -n "$count" "$@"
+}
+
+# check NAME command ...: a line with the verdict; the end of the log where it failed.
+check() {
+    name=$1
+    shift
+    begin=$(date +%s)
+    timeout 60 "$@" >"$out/$name.log" 2>&1
+    code=$?
+    case $code in
+    0) verdict=passed ;;
+    77) verdict=skipped ;;
+    *) verdict="FAILED ($code)" ;;
+    esac
+    printf '%-28s %s, %s s%s\n' "$name" "$verdict" "$(($(date +%s) - begin))" \
+        "$(sed -n 's/^\(.*draws are those of one rank\)$/; \1/p' "$out/$name.log" | head -1)" >>"$table"
+    if [ $code -ne 0 ]; then
+        echo "---- $name"
+        tail -15 "$out/$name.log"
+    fi
+}
+
+# fault PATTERN FAULT RANK: the job ends with a line that says why, and soon.
+fault() {
+    begin=$(date +%s)
+    timeout 40 mpirun --oversubscribe --bind-to none -n 2 "$build/tests/cluster/fault_ranks" "$2" \
+        "$3" nccl >"$out/fault-$2.log" 2>&1
+    code=$?
+    verdict=passed
+    grep -Eq "$1" "$out/fault-$2.log" || verdict=FAILED
+    [ $code -eq 124 ] && verdict="FAILED (hung)"
+    printf '%-28s %s, %s s, exit code %s\n' "fault: $2 $3" "$verdict" "$(($(date +%s) - begin))" $code \
+        >>"$table"
+    if [ "$verdict" != passed ]; then
+        echo "---- fault $2"
+        tail -15 "$out/fault-$2.log"
+    fi
+}
+
+# bench NAME command ...: the lines that jetbench prints.
+bench() {
+    name=$1
+    shift
+    timeout 90 "$@" >"$out/$name.log" 2>&1 || {
+        echo "---- $name"
+        tail -15 "$out/$name.log"
+    }
+    printf '%-8s %s\n' "$name" "$(grep -E '^(decode|prefill) ' "$out/$name.log" || echo 'no result')" |
+        cut -c1-150 >>"$table"
+}
+
+run_check() {
+    check fabric_nccl ranks 2 "$build/tests/cluster/test_fabric" nccl
+    fault "rank 1 of 2" clean -1
+    fault "rank 1 died in step 7" kill 1
+    fault "rank 1 stalled in step 7" stop 1
+    fault "rank 1 stalled in step 7 .it has been" slow 1
+    fault "rank asked for the end" abort 1
+    for fixture in tiny-f32 tiny-bf16-sharded; do
+        for mesh in "2 1" "1 2"; do
+            name=$(echo "$mesh" | tr ' ' x)
+            # shellcheck disable=SC2086
+            check "$fixture-$name-nccl" ranks 2 "$build/tests/golden/golden_mpi" $fixture $mesh nccl
+            # shellcheck disable=SC2086
+            CUDA_VISIBLE_DEVICES=0 check "$fixture-$name-one-gpu" ranks 2 \
+                "$build/tests/golden/golden_mpi" $fixture $mesh mpi
+        done
+    done
+}
+
+run_bench() {
+    jetbench=$build/tests/perf/jetbench
+    for job in "decode --batch 1 --context 4096" "decode --batch 64 --context 65536" \
+        "prefill --context 65536 --chunk 8192 --steps 3"; do
+        # shellcheck disable=SC2086
+        bench "tp 1" "$jetbench" $job
+        # shellcheck disable=SC2086
+        bench "tp 2" ranks 2 "$jetbench" $job --tp 2
+        # shellcheck disable=SC2086
+        bench "pp 2" ranks 2 "$jetbench" $job --pp 2
+    done
+}
+
+for part in $parts; do
+    case $part in
+    check) run_check ;;
+    bench) run_bench ;;
+    *) echo "unknown part $part" >&2 && exit 2 ;;
+    esac
+done
+echo "==== $gpus GPUs"
+cat "$table"
