@@ -1,8 +1,8 @@
 /* Causal and window attention of sequences with several new tokens, on tensor cores: head_dim 128.
  *
  * A block owns 128 query rows of one head: a warpgroup that fetches, and two that compute on 64
- * rows each. Keys and values come in tiles of 128, by the copy engine from pages, by cp.async from
- * a ring and the fresh rows; a tile's halves are [128 keys, 64 dims], as wgmma reads them. The
+ * rows each. Keys and values come in tiles of 128 by the copy engine, from pages, or from a ring and
+ * the fresh rows; a tile's halves are [128 keys, 64 dims], as wgmma reads them. The
  * computing warpgroups take turns at issuing products, so that one's softmax runs under the other's
  * products, and each issues the next scores before the softmax of the present ones.
  *
@@ -21,7 +21,7 @@ enum { QUERIES = 0, STAGE = ROWS * DIM * 2, BARRIERS = STAGE + STAGES * 2 * TILE
 enum { SHARED_BYTES = BARRIERS + 4 * STAGES * 8 };
 enum { CONSUMER_WARPS = 8 };
 /* Named barriers. */
-enum { TURN = 1, WITHIN = 3 };
+enum { TURN = 1, WITHIN = 3, FETCH = 5 };
 /* Of the 65536 registers: 2 x 128 x 232 + 128 x 40. */
 enum { PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232 };
 /* A row's maximum follows only growth beyond this many powers of two; weights stay finite. */
@@ -114,6 +114,20 @@ __device__ static inline uint32_t empty_at(uint32_t shared, int stage, int which
 
 /* ---- fetching ------------------------------------------------------------------------------ */
 
+/* Where the copy engine finds rows of 128. */
+struct prefill_maps {
+    CUtensorMap cache;    /* pages and rings as a matrix of rows */
+    CUtensorMap fresh[2]; /* k and v of the batch, for rings */
+};
+
+/* 64 keys or values, the `half`th of a tile's. */
+__device__ static inline void page_copy(uint32_t to, int half, const CUtensorMap *map, int column,
+                                        int row, uint32_t full)
+{
+    copy_box(to + half * (HALF / 2), map, column, row, full);
+    copy_box(to + half * (HALF / 2) + HALF, map, column + 64, row, full);
+}
+
 struct pages {
     int row[2]; /* of the cache as a matrix, for keys; -1: behind the sequence's end */
 };
@@ -151,71 +165,80 @@ __device__ static inline void pages_produce(const struct attention_op &op, const
             barrier_wait(empty_at(shared, place.stage, which), place.parity ^ 1);
             barrier_expect(full, pages.row[1] >= 0 ? TILE : TILE / 2);
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                if (pages.row[i] >= 0) {
-                    int row = pages.row[i] + which * apart;
-                    copy_box(to + i * (HALF / 2), map, 0, row, full);
-                    copy_box(to + i * (HALF / 2) + HALF, map, 64, row, full);
-                }
-            }
+            for (int i = 0; i < 2; i++)
+                if (pages.row[i] >= 0)
+                    page_copy(to, i, map, 0, pages.row[i] + which * apart, full);
         }
         pages = next;
         place_next(&place);
     }
 }
 
-/* Keys or values [128, 128] at positions from `base` on into a stage, zeros where nobody looks; by
- * the whole warpgroup. */
-__device__ static inline void ring_fetch(const struct attention_op &op,
-                                         const struct query_tile &tile, int which, int base,
-                                         uint32_t to)
+/* Keys or values at positions from `base` on, some in the ring, some fresh, zeros where nobody
+ * looks; by the whole warpgroup. */
+__device__ static inline void mixed_fetch(const struct attention_op &op,
+                                          const struct query_tile &tile, int which, int base,
+                                          uint32_t to)
 {
-    const int piece = threadIdx.x % 16, row0 = threadIdx.x % GROUP / 16;
+    const int piece = threadIdx.x % 16, row0 = threadIdx.x / 16;
     const int column = tile.kv_head * DIM + piece * 8;
     const bf16 *fresh = (const bf16 *)(which == 0 ? op.k : op.v) + column;
     const bf16 *ring = (const bf16 *)op.cache.data +
                        (((int64_t)tile.slot * 2 + which) * op.cache.kv_heads + tile.kv_head) *
                            op.cache.ring * DIM +
                        piece * 8;
-    int p = base + row0, at = p % op.cache.ring;
     to += (uint32_t)(piece / 8 * HALF + row0 * 128 + ((piece ^ row0) & 7) * 16);
-#pragma unroll 4
     for (int i = 0; i < KEYS / 8; i++) {
+        int p = base + row0 + i * 8;
         bool inside = p >= tile.lowest && p < tile.total;
         const bf16 *from = fresh;
         if (inside)
             from = p >= tile.context ? fresh + (tile.start + p - tile.context) * op.ld_kv
-                                     : ring + (int64_t)at * DIM;
-        copy16_async(to, from, inside ? 16 : 0);
-        to += 8 * 128;
-        p += 8;
-        at += 8;
-        at -= at >= op.cache.ring ? op.cache.ring : 0;
+                                     : ring + (int64_t)(p % op.cache.ring) * DIM;
+        copy16_async(to + i * 8 * 128, from, inside ? 16 : 0);
     }
     copy_commit();
+    copy_wait<0>();
+    proxy_fence();
 }
 
+/* The warpgroup; its first thread alone where a tile lies in one piece. */
 __device__ static inline void ring_produce(const struct attention_op &op,
+                                           const struct prefill_maps *maps,
                                            const struct query_tile &tile, uint32_t shared)
 {
+    const bool leads = threadIdx.x == 0;
+    const int ring = op.cache.ring;
     struct ring_place place = {0, 0};
-    uint32_t under_way = 0; /* the barrier of the fetch before */
     for (int n = tile.tile_high; n >= tile.tile_low; n--) {
+        const int base = n * KEYS;
+        const bool fresh = base >= tile.context;
+        const bool whole = fresh || (base + KEYS <= tile.context && ring % KEYS == 0);
         for (int which = 0; which < 2; which++) {
-            barrier_wait(empty_at(shared, place.stage, which), place.parity ^ 1);
-            ring_fetch(op, tile, which, n * KEYS, stage_at(shared, place.stage, which));
-            if (under_way != 0) {
-                copy_wait<1>();
-                proxy_fence();
-                barrier_arrive(under_way);
+            const uint32_t full = full_at(shared, place.stage, which);
+            const uint32_t to = stage_at(shared, place.stage, which);
+            if (leads)
+                barrier_wait(empty_at(shared, place.stage, which), place.parity ^ 1);
+            if (!whole) {
+                threads_sync(FETCH, GROUP);
+                mixed_fetch(op, tile, which, base, to);
+                threads_sync(FETCH, GROUP);
+                if (leads)
+                    barrier_arrive(full);
+            } else if (leads) {
+                const CUtensorMap *map = fresh ? &maps->fresh[which] : &maps->cache;
+                int column = fresh ? tile.kv_head * DIM : 0;
+                int row = fresh ? (int)tile.start + base - tile.context
+                                : ((tile.slot * 2 + which) * op.cache.kv_heads + tile.kv_head) *
+                                          ring +
+                                      base % ring;
+                barrier_expect(full, TILE);
+                page_copy(to, 0, map, column, row, full);
+                page_copy(to, 1, map, column, row + PAGE, full);
             }
-            under_way = full_at(shared, place.stage, which);
         }
         place_next(&place);
     }
-    copy_wait<0>();
-    proxy_fence();
-    barrier_arrive(under_way);
 }
 
 /* ---- computing ----------------------------------------------------------------------------- */
@@ -464,14 +487,15 @@ __device__ static inline void rows_consume(const struct attention_op &op,
 /* One block a (head, tile); the heads of a tile run together and share its keys in the cache. */
 template <bool RING>
 __global__ __launch_bounds__(THREADS, 1) static void attention_prefill_kernel(
-    struct attention_op op, struct ragged batch, int from, const __grid_constant__ CUtensorMap map)
+    struct attention_op op, struct ragged batch, int from,
+    const __grid_constant__ struct prefill_maps maps)
 {
     extern __shared__ __align__(1024) unsigned char shared_bytes[];
     const uint32_t shared = shared_address(shared_bytes);
     const int group = threadIdx.x / GROUP;
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2 * STAGES; i++) {
-            barrier_init(full_at(shared, 0, i), RING ? GROUP : 1);
+            barrier_init(full_at(shared, 0, i), 1);
             barrier_init(empty_at(shared, 0, i), CONSUMER_WARPS);
         }
         barrier_init_done();
@@ -481,9 +505,9 @@ __global__ __launch_bounds__(THREADS, 1) static void attention_prefill_kernel(
     if (group == 0) {
         registers_release<PRODUCER_REGISTERS>();
         if (RING)
-            ring_produce(op, tile, shared);
+            ring_produce(op, &maps, tile, shared);
         else if (threadIdx.x == 0)
-            pages_produce(op, &map, tile, shared);
+            pages_produce(op, &maps.cache, tile, shared);
     } else {
         registers_claim<CONSUMER_REGISTERS>();
         rows_consume(op, tile, group - 1, shared_bytes);
@@ -509,22 +533,34 @@ static int tiles_count(const struct ragged *batch, int from)
     return tiles;
 }
 
+static enum status maps_make(const struct attention_op *op, struct prefill_maps *maps)
+{
+    const int64_t tokens = op->batch->tokens;
+    const int columns = op->cache.kv_heads * DIM;
+    enum status status = tensor_map_rows(&maps->cache, op->cache.data, -1, DIM, DIM, PAGE);
+    if (op->cache.ring == 0)
+        return status;
+    if (status == STATUS_OK)
+        status = tensor_map_rows(&maps->fresh[0], op->k, tokens, columns, op->ld_kv, PAGE);
+    if (status == STATUS_OK)
+        status = tensor_map_rows(&maps->fresh[1], op->v, tokens, columns, op->ld_kv, PAGE);
+    return status;
+}
+
 enum status attention_prefill(struct device *device, const struct attention_op *op, int from)
 {
     const int tiles = tiles_count(op->batch, from);
     if (tiles == 0 || op->heads == 0)
         return STATUS_OK;
-    const bool ring = op->cache.ring > 0;
-    auto *kernel = ring ? attention_prefill_kernel<true> : attention_prefill_kernel<false>;
-    CUtensorMap map = {};
-    enum status status = STATUS_OK;
-    if (!ring)
-        status = tensor_map_rows(&map, op->cache.data, DIM, PAGE);
+    auto *kernel = op->cache.ring > 0 ? attention_prefill_kernel<true>
+                                      : attention_prefill_kernel<false>;
+    struct prefill_maps maps = {};
+    enum status status = maps_make(op, &maps);
     if (status == STATUS_OK)
         status = shared_raise(kernel, SHARED_BYTES, "attention prefill");
     if (status != STATUS_OK)
         return status;
     kernel<<<dim3(op->heads, tiles), THREADS, SHARED_BYTES, device->stream>>>(*op, *op->batch, from,
-                                                                              map);
+                                                                              maps);
     return launch_check("attention prefill");
 }

@@ -6,8 +6,9 @@
 
 #include "kernels/cuda/device.h"
 
-/* bf16 rows of `columns` elements, packed from `data` on, however many; a box is [box_rows, 64]
- * and arrives as wgmma reads it (128-byte swizzle). */
-enum status tensor_map_rows(CUtensorMap *map, void *data, int columns, int box_rows);
+/* A bf16 matrix [rows, columns] with `pitch` elements from row to row; rows < 0: however many. A
+ * box is [box_rows, 64], arrives as wgmma reads it (128-byte swizzle), zeros outside the matrix. */
+enum status tensor_map_rows(CUtensorMap *map, const void *data, int64_t rows, int columns,
+                            int64_t pitch, int box_rows);
 
 #endif

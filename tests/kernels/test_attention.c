@@ -348,7 +348,25 @@ static void a_cut_sequence_has_the_same_bits(void **state)
     }
 }
 
-/* Each sequence alone gives the bits that it has in the ragged batch. */
+/* Sequence s of the scene alone gives the bits that it has among the others. */
+static void check_alone(const struct scene *c, int s, const struct kv_cache *cache,
+                        const struct result *all)
+{
+    struct scene alone = *c;
+    int start = c->batch->host_starts[s], width = c->heads * c->dim;
+
+    alone.sequences = 1;
+    alone.sequence = c->sequence + s;
+    alone.k = c->k + s;
+    alone.v = c->v + s;
+    alone.q = c->q + start * width;
+    alone.batch = make_batch_at(alone.sequence, 1, c->batch->host_slots + s);
+    struct result got = scene_run(&alone, cache);
+    assert_same_bits(got.out, all->out + start * width, (size_t)(alone.batch->tokens * width));
+    assert_same_bits(got.lse, all->lse + start * c->heads,
+                     (size_t)(alone.batch->tokens * c->heads));
+}
+
 static void a_sequence_has_the_same_bits_in_any_batch(void **state)
 {
     struct scene c = {.heads = 4,
@@ -367,19 +385,72 @@ static void a_sequence_has_the_same_bits_in_any_batch(void **state)
     scene_make(&c);
     struct kv_cache cache = make_cache(&c, false);
     struct result all = scene_run(&c, &cache);
-    for (int s = 0; s < RAGGED; s++) {
-        struct scene alone = c;
-        int start = c.batch->host_starts[s], width = c.heads * c.dim;
-        alone.sequences = 1;
-        alone.sequence = c.sequence + s;
-        alone.k = c.k + s;
-        alone.v = c.v + s;
-        alone.q = c.q + start * width;
-        alone.batch = make_batch_at(alone.sequence, 1, c.batch->host_slots + s);
-        struct result got = scene_run(&alone, &cache);
-        assert_same_bits(got.out, all.out + start * width, (size_t)(alone.batch->tokens * width));
-        assert_same_bits(got.lse, all.lse + start * c.heads,
-                         (size_t)(alone.batch->tokens * c.heads));
+    for (int s = 0; s < RAGGED; s++)
+        check_alone(&c, s, &cache, &all);
+}
+
+/* Shapes that a back end may give its fast form: head_dim 128, several tiles of keys, tiles that
+ * the context, the window, the ring or the sequence's end cuts. */
+static const struct sequence tiled_sequences[] = {{300, 1}, {0, 130},   {100, 60}, {256, 200},
+                                                  {64, 64}, {383, 129}, {700, 3}};
+enum { TILED = sizeof(tiled_sequences) / sizeof(tiled_sequences[0]) };
+
+static const struct {
+    int window, ring;
+} tiled_forms[] = {{0, 0}, {150, 0}, {200, 256}, {100, 100}};
+enum { TILED_FORMS = sizeof(tiled_forms) / sizeof(tiled_forms[0]) };
+
+static struct scene tiled_scene(int form)
+{
+    return (struct scene){.heads = 5,
+                          .group = 3,
+                          .group_offset = 1,
+                          .kv_heads = 2,
+                          .dim = 128,
+                          .window = tiled_forms[form].window,
+                          .ring = tiled_forms[form].ring,
+                          .block_tokens = 64,
+                          .slots = TILED + 1,
+                          .sequences = TILED,
+                          .sequence = tiled_sequences};
+}
+
+static void tiled_attention_agrees_with_float64(void **state)
+{
+    (void)state;
+    for (int form = 0; form < TILED_FORMS; form++) {
+        struct scene c = tiled_scene(form);
+        scene_make(&c);
+        struct kv_cache cache = make_cache(&c, c.ring == 0);
+        struct result got = scene_run(&c, &cache);
+        scene_check(&c, &got);
+        harness_sweep(NULL);
+    }
+}
+
+/* On any back end: alone as in a batch, and whole as in pieces (of more than one token). */
+static void tiled_attention_has_the_same_bits(void **state)
+{
+    enum { TOTAL = 420 };
+    static const int whole[] = {TOTAL}, cuts[] = {130, 2, 60, 200, 28};
+    const struct sequence sequence = {0, TOTAL};
+
+    (void)state;
+    for (int form = 0; form < TILED_FORMS; form++) {
+        struct scene c = tiled_scene(form);
+        scene_make(&c);
+        struct kv_cache cache = make_cache(&c, c.ring == 0);
+        struct result all = scene_run(&c, &cache);
+        for (int s = 0; s < TILED; s++)
+            check_alone(&c, s, &cache, &all);
+        harness_sweep(NULL);
+
+        c.sequences = 1;
+        c.sequence = &sequence;
+        scene_make(&c);
+        float *one = run_cut(&c, whole, 1), *other = run_cut(&c, cuts, 5);
+        assert_same_bits(one, other, (size_t)(TOTAL * c.heads * c.dim));
+        harness_sweep(NULL);
     }
 }
 
@@ -395,6 +466,8 @@ int main(void)
         TEST(store_wraps_around_the_ring),
         TEST(a_cut_sequence_has_the_same_bits),
         TEST(a_sequence_has_the_same_bits_in_any_batch),
+        TEST(tiled_attention_agrees_with_float64),
+        TEST(tiled_attention_has_the_same_bits),
     };
 
     return cmocka_run_group_tests(tests, harness_open, harness_close);
