@@ -1,18 +1,23 @@
-/* Matrix products: cuBLASLt where its alignment rules allow, with the algorithm of each shape class
- * picked by timing at its first use. A class is the weight's shape, the output's type and a range
- * of row counts. */
+/* Matrix products: cuBLASLt where its alignment rules allow, or gemv.cu for few rows, whichever of
+ * their algorithms is fastest for a shape class when timed at its first use. A class is the weight's
+ * shape, the output's type and a range of row counts. */
 #include "kernels/cuda/gemm.h"
 
 #include <stdlib.h>
 
 #include "kernels/cuda/lt.h"
 
-enum { PLANS = 512, CANDIDATES = 8, ROUNDS = 3, WORKSPACE = 32 << 20 };
+enum { PLANS = 512, CANDIDATES = 8, CANDIDATES_FEW = 24, ROUNDS = 3, WORKSPACE = 32 << 20 };
+/* Few rows: the product is a stream of weights, and choices differ by how they cover its start and
+ * end. */
+enum { ROWS_FEW = 128, ROUNDS_COLD = 7 };
+static const size_t COLD = 128 << 20; /* bytes that push the weights out of the caches */
 
 struct plan {
     int columns, depth, row_class;
     bool float_out, bias;
     bool usable, fused_bias;
+    int form; /* gemv.cu's; -1: the library's algorithm */
     cublasLtMatmulAlgo_t algorithm;
 };
 
@@ -20,6 +25,7 @@ struct gemm_context {
     struct lt lt;
     cublasLtHandle_t handle;
     void *workspace;
+    uint4 *cold; /* [COLD] */
     cudaEvent_t begin, end;
     int plans;
     struct plan plan[PLANS];
@@ -78,7 +84,7 @@ static bool problem_run(struct device *device, const struct gemm_op *op, struct 
 }
 
 static int candidates_find(struct gemm_context *gemm, struct problem *problem,
-                           cublasLtMatmulHeuristicResult_t *results)
+                           cublasLtMatmulHeuristicResult_t *results, int most)
 {
     cublasLtMatmulPreferenceOpaque_t preference;
     const uint64_t workspace = WORKSPACE;
@@ -94,60 +100,123 @@ static int candidates_find(struct gemm_context *gemm, struct problem *problem,
     for (int i = 0; i < 4 && right; i++)
         right = lt->preference_set(&preference, sides[i], &alignment, sizeof(alignment)) == 0;
     if (!right || lt->heuristic(gemm->handle, &problem->desc, &problem->weight, &problem->x,
-                                &problem->out, &problem->out, &preference, CANDIDATES, results,
+                                &problem->out, &problem->out, &preference, most, results,
                                 &found) != 0)
         return 0;
     return found;
 }
 
-/* Microseconds of one run, or a negative number when the algorithm refuses. */
-static float candidate_time(struct device *device, const struct gemm_op *op,
-                            struct problem *problem, const cublasLtMatmulAlgo_t *algorithm)
+/* ---- timing -------------------------------------------------------------------------------- */
+
+struct candidate {
+    struct device *device;
+    const struct gemm_op *op;
+    struct problem *problem;
+    const cublasLtMatmulAlgo_t *algorithm;
+    int form; /* -1: the algorithm */
+};
+
+static bool candidate_run(const struct candidate *c)
 {
-    struct gemm_context *gemm = device->gemm;
+    return c->form >= 0 ? gemv_run(c->device, c->op, c->form) == STATUS_OK
+                        : problem_run(c->device, c->op, c->problem, c->algorithm);
+}
+
+/* Never stores; the compiler does not know. */
+__global__ static void cold_kernel(uint4 *memory, size_t count)
+{
+    uint32_t any = 0;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count;
+         i += (size_t)gridDim.x * blockDim.x)
+        any |= memory[i].x;
+    if (any == 0x9e3779b9u)
+        memory[0].x = 0;
+}
+
+/* Microseconds of `runs` runs in a row, or a negative number when the candidate refuses. */
+static float runs_time(const struct candidate *c, int runs)
+{
+    struct gemm_context *gemm = c->device->gemm;
     float milliseconds = -1.0f;
-    if (!problem_run(device, op, problem, algorithm) ||
-        cudaEventRecord(gemm->begin, device->stream) != cudaSuccess)
+    if (cudaEventRecord(gemm->begin, c->device->stream) != cudaSuccess)
         return -1.0f;
-    for (int round = 0; round < ROUNDS; round++)
-        if (!problem_run(device, op, problem, algorithm))
+    for (int run = 0; run < runs; run++)
+        if (!candidate_run(c))
             return -1.0f;
-    if (cudaEventRecord(gemm->end, device->stream) != cudaSuccess ||
+    if (cudaEventRecord(gemm->end, c->device->stream) != cudaSuccess ||
         cudaEventSynchronize(gemm->end) != cudaSuccess ||
         cudaEventElapsedTime(&milliseconds, gemm->begin, gemm->end) != cudaSuccess)
         return -1.0f;
-    return milliseconds * 1000.0f / ROUNDS;
+    return milliseconds * 1000.0f / (float)runs;
+}
+
+/* Many rows: the mean of a few runs. Few: the best of single runs with cold caches, since a step
+ * finds every weight in memory. */
+static float candidate_time(const struct candidate *c)
+{
+    if (runs_time(c, 1) < 0.0f)
+        return -1.0f;
+    if (c->op->rows > ROWS_FEW)
+        return runs_time(c, ROUNDS);
+    float best = -1.0f;
+    for (int round = 0; round < ROUNDS_COLD; round++) {
+        cold_kernel<<<c->device->multiprocessors * 2, 1024, 0, c->device->stream>>>(
+            c->device->gemm->cold, COLD / sizeof(uint4));
+        float time = runs_time(c, 1);
+        if (time >= 0.0f && (best < 0.0f || time < best))
+            best = time;
+    }
+    return best;
+}
+
+/* ---- plans --------------------------------------------------------------------------------- */
+
+static void plan_offer(const struct candidate *c, struct plan *plan, float *best)
+{
+    float time = candidate_time(c);
+    if (time < 0.0f || (plan->usable && time >= *best))
+        return;
+    plan->usable = true;
+    plan->form = c->form;
+    if (c->algorithm != NULL)
+        plan->algorithm = *c->algorithm;
+    *best = time;
 }
 
 static void plan_make(struct device *device, const struct gemm_op *op, struct plan *plan)
 {
-    cublasLtMatmulHeuristicResult_t results[CANDIDATES];
+    cublasLtMatmulHeuristicResult_t results[CANDIDATES_FEW];
     struct problem problem;
-    int found = 0;
+    int found = 0, most = op->rows <= ROWS_FEW ? CANDIDATES_FEW : CANDIDATES;
+    plan->form = -1;
     plan->fused_bias = op->bias != NULL;
     if (problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem))
-        found = candidates_find(device->gemm, &problem, results);
+        found = candidates_find(device->gemm, &problem, results, most);
     if (found == 0 && plan->fused_bias) {
         plan->fused_bias = false;
         if (problem_describe(&device->gemm->lt, op, false, &problem))
-            found = candidates_find(device->gemm, &problem, results);
+            found = candidates_find(device->gemm, &problem, results, most);
     }
-    float best = 0.0f;
-    for (int i = 0; i < found; i++) {
-        if (device->recording) { /* nothing can be timed: the library's first choice */
-            plan->usable = true;
+    float best = 0.0f, best_library = 0.0f;
+    if (device->recording) { /* nothing can be timed: the first choice */
+        plan->usable = found > 0 || gemv_fits(op);
+        plan->form = gemv_fits(op) ? 1 : -1;
+        if (found > 0)
             plan->algorithm = results[0].algo;
-            break;
-        }
-        float time = candidate_time(device, op, &problem, &results[i].algo);
-        if (time < 0.0f || (plan->usable && time >= best))
-            continue;
-        plan->usable = true;
-        plan->algorithm = results[i].algo;
-        best = time;
+        return;
     }
-    log_debug("cuda: gemm %d x %d x %d: %d candidates, %.1f us%s", op->rows, op->columns,
-              op->depth, found, (double)best, plan->usable ? "" : ", own kernel");
+    for (int i = 0; i < found; i++) {
+        struct candidate candidate = {device, op, &problem, &results[i].algo, -1};
+        plan_offer(&candidate, plan, &best);
+    }
+    best_library = best;
+    for (int form = 0; form < GEMV_FORMS && gemv_fits(op); form++) {
+        struct candidate candidate = {device, op, &problem, NULL, form};
+        plan_offer(&candidate, plan, &best);
+    }
+    log_debug("cuda: gemm %d x %d x %d: %d candidates, %.1f us; form %d, %.1f us%s", op->rows,
+              op->columns, op->depth, found, (double)best_library, plan->form, (double)best,
+              plan->usable ? "" : ", own kernel");
 }
 
 static struct plan *plan_for(struct device *device, const struct gemm_op *op)
@@ -190,6 +259,8 @@ enum status cuda_gemm(struct device *device, const struct gemm_op *op)
         return gemm_own(device, op);
     struct plan *plan = plan_for(device, op);
     struct problem problem;
+    if (plan != NULL && plan->usable && plan->form >= 0 && gemv_fits(op))
+        return gemv_run(device, op, plan->form);
     if (plan == NULL || !plan->usable ||
         !problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem) ||
         !problem_run(device, op, &problem, &plan->algorithm))
@@ -212,6 +283,8 @@ enum status gemm_open(struct device *device, struct error *error)
         return error_set(error, STATUS_DEVICE, "cuda: device %d: cuBLASLt does not start",
                          device->ordinal);
     if (cudaMalloc(&gemm->workspace, WORKSPACE) != cudaSuccess ||
+        cudaMalloc(&gemm->cold, COLD) != cudaSuccess ||
+        cudaMemsetAsync(gemm->cold, 0, COLD, device->stream) != cudaSuccess ||
         cudaEventCreate(&gemm->begin) != cudaSuccess || cudaEventCreate(&gemm->end) != cudaSuccess)
         return error_set(error, STATUS_NO_MEMORY, "cuda: device %d: no memory for cuBLASLt",
                          device->ordinal);
@@ -228,6 +301,7 @@ void gemm_close(struct device *device)
     if (gemm->end != NULL)
         (void)cudaEventDestroy(gemm->end);
     (void)cudaFree(gemm->workspace);
+    (void)cudaFree(gemm->cold);
     if (gemm->handle != NULL)
         (void)gemm->lt.destroy(gemm->handle);
     free(gemm);

@@ -1,5 +1,5 @@
 /* Element by element: silu, swiglu, rotary embedding, gates; and the per-head norms. */
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/tensor.cuh"
 
 /* Eight columns a thread; grid.y strides over rows. `up` NULL: plain silu. */
@@ -7,6 +7,8 @@ __global__ static void silu_wide_kernel(int rows, int columns, int64_t ld_in, in
                                         const bf16 *gate, const bf16 *up, bf16 *out)
 {
     int column = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    launch_next();
+    launch_wait();
     if (column >= columns)
         return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -31,6 +33,8 @@ __global__ static void silu_any_kernel(int rows, int columns, int64_t ld_in, int
                                        const bf16 *gate, const bf16 *up, bf16 *out)
 {
     int column = blockIdx.x * blockDim.x + threadIdx.x;
+    launch_next();
+    launch_wait();
     if (column >= columns)
         return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -150,9 +154,8 @@ static enum status silu_launch(struct device *device, int rows, int columns, int
                 aligned16(up) && aligned16(out);
     dim3 grid(blocks_for(columns, wide ? 1024 : 128), rows < 32768 ? rows : 32768);
     auto kernel = wide ? silu_wide_kernel : silu_any_kernel;
-    kernel<<<grid, 128, 0, device->stream>>>(rows, columns, ld_in, ld_out, (const bf16 *)gate,
-                                             (const bf16 *)up, (bf16 *)out);
-    return launch_check(what);
+    return launch_early(device, kernel, grid, dim3(128), 0, what, rows, columns, ld_in, ld_out,
+                        (const bf16 *)gate, (const bf16 *)up, (bf16 *)out);
 }
 
 enum status cuda_silu(struct device *device, const struct silu_op *op)

@@ -1,5 +1,5 @@
 /* Rows in, rows out: token ids, embedding, gather, rms norm. */
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/tensor.cuh"
 
 __global__ static void resolve_kernel(struct resolve_op op)
@@ -45,8 +45,18 @@ __global__ static void rms_norm_wide_kernel(struct rms_norm_op op)
     int64_t at = (int64_t)blockIdx.x * op.columns;
     bf16 *x = (bf16 *)op.x + at;
     const bf16 *delta = op.delta != NULL ? (const bf16 *)op.delta + at : NULL;
-    float values[TURNS][8];
+    float values[TURNS][8], weights[TURNS][8];
     float sum = 0.0f;
+    launch_next();
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+        int column = (turn * blockDim.x + threadIdx.x) * 8;
+        if (column >= op.columns || op.out == NULL)
+            continue;
+        *(float4 *)weights[turn] = *(const float4 *)(op.weight + column);
+        *(float4 *)(weights[turn] + 4) = *(const float4 *)(op.weight + column + 4);
+    }
+    launch_wait();
 #pragma unroll
     for (int turn = 0; turn < TURNS; turn++) {
         int column = (turn * blockDim.x + threadIdx.x) * 8;
@@ -75,12 +85,9 @@ __global__ static void rms_norm_wide_kernel(struct rms_norm_op op)
         int column = (turn * blockDim.x + threadIdx.x) * 8;
         if (column >= op.columns)
             continue;
-        float4 low = *(const float4 *)(op.weight + column);
-        float4 high = *(const float4 *)(op.weight + column + 4);
-        float weight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            values[turn][i] *= factor * weight[i];
+            values[turn][i] *= factor * weights[turn][i];
         store8((bf16 *)op.out + at + column, values[turn]);
     }
 }
@@ -162,9 +169,9 @@ enum status cuda_rms_norm(struct device *device, const struct rms_norm_op *op)
                 aligned16(op->delta) && aligned16(op->weight) && aligned16(op->out);
     if (!wide)
         rms_norm_any_kernel<<<op->rows, 256, 0, device->stream>>>(*op);
-    else if (op->columns <= 2048)
-        rms_norm_wide_kernel<1><<<op->rows, 256, 0, device->stream>>>(*op);
     else
-        rms_norm_wide_kernel<4><<<op->rows, 256, 0, device->stream>>>(*op);
+        return launch_early(device,
+                            op->columns <= 2048 ? rms_norm_wide_kernel<1> : rms_norm_wide_kernel<4>,
+                            dim3(op->rows), dim3(256), 0, "rms_norm", *op);
     return launch_check("rms_norm");
 }

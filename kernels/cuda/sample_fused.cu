@@ -2,16 +2,19 @@
  * sum and fitness, the adjustment, and the winner of the race, so that rows without thresholds are
  * done with it. Rows with thresholds go on to sample_cut.cu, wishes for the k best to
  * sample_top.cu. */
+#include <float.h>
 #include <stddef.h>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/sample_fused.cuh"
+#include "kernels/cuda/tensor.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32, RESULT_WORDS = sizeof(struct sample_result) / 4 };
 static_assert(offsetof(struct sample_result, token) == 0, "the word that is not cleared");
 
 struct scan_shared {
+    struct chunk_part part[WARPS];
     struct best best[WARPS];
-    float number[WARPS];
     double sum[WARPS];
     bool last;
 };
@@ -43,20 +46,33 @@ __device__ static inline void chunk_load(const float *row, int columns, int base
     }
 }
 
-/* The raw distribution of the chunk. */
+/* The greatest value of the warp's share, with its lowest id; NaN is passed over. */
 template <int COUNT>
-__device__ static inline struct chunk_part chunk_summarise(const float *values, int base,
-                                                           struct scan_shared *shared)
+__device__ static inline struct best share_best(const float *values, int base)
 {
-    struct best best = {-INFINITY, INT32_MAX};
-    int bad = 0;
+    float max = values[0];
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        bad |= isnan(values[i]) || values[i] == INFINITY;
-        best = best_of(best, (struct best){values[i], column_of(base, i)});
-    }
-    bad = __syncthreads_or(bad);
-    best = few_best<WARPS>(best, shared->best);
+    for (int i = 1; i < COUNT; i++)
+        max = fmaxf(max, values[i]);
+    uint32_t key = __reduce_max_sync(0xffffffffu, isnan(max) ? 0 : key_of(max));
+    max = key == 0 ? -INFINITY : value_of(key);
+    int id = INT32_MAX;
+#pragma unroll
+    for (int i = COUNT - 1; i >= 0; i--)
+        id = values[i] == max ? column_of(base, i) : id;
+    id = __reduce_min_sync(0xffffffffu, id);
+    return (struct best){max, max > -INFINITY ? id : INT32_MAX};
+}
+
+/* The raw distribution of the warp's share. */
+template <int COUNT>
+__device__ static inline struct chunk_part share_summarise(const float *values, int base)
+{
+    bool bad = false;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        bad |= !(values[i] <= FLT_MAX);
+    struct best best = share_best<COUNT>(values, base);
     float sum = 0.0f;
     if (best.value > -INFINITY)
 #pragma unroll
@@ -65,8 +81,8 @@ __device__ static inline struct chunk_part chunk_summarise(const float *values, 
     struct chunk_part part = {};
     part.max = best.value;
     part.argmax = best.id;
-    part.sum = few_sum<WARPS>(sum, shared->number);
-    part.bad = bad;
+    part.sum = warp_sum(sum);
+    part.bad = __any_sync(0xffffffffu, bad);
     part.score = -INFINITY;
     part.id = INT32_MAX;
     return part;
@@ -131,19 +147,12 @@ __device__ static inline void chunk_adjust(const struct sample_batch &batch,
             values[i] /= row.temperature;
 }
 
-/* The chunk's winner: the best value of a greedy row, else the best score of the race. */
+/* The winner of the warp's share: the best value of a greedy row, else the best score. */
 template <int COUNT>
-__device__ static inline struct best chunk_race(const struct sample_row &row, const float *values,
-                                                int base, struct scan_shared *shared)
+__device__ static inline struct best share_race(const struct sample_row &row, const float *values,
+                                                int base, struct best best)
 {
-    struct best best = {-INFINITY, INT32_MAX};
-#pragma unroll
-    for (int i = 0; i < COUNT; i++)
-        best = best_of(best, (struct best){values[i], column_of(base, i)});
-    best = few_best<WARPS>(best, shared->best);
-    if (!(best.value > -INFINITY))
-        return (struct best){-INFINITY, INT32_MAX};
-    if (!(row.temperature > 0.0f))
+    if (!(best.value > -INFINITY) || !(row.temperature > 0.0f))
         return best;
     const float max = best.value;
     float mine = INFINITY;
@@ -151,17 +160,42 @@ __device__ static inline struct best chunk_race(const struct sample_row &row, co
     for (int i = 0; i < COUNT; i++)
         if (values[i] > -INFINITY)
             mine = fminf(mine, race_time(row, column_of(base, i), values[i], max));
-    float limit = race_limit(few_min<WARPS>(mine, shared->number), max);
+    /* Times are positive: their bits are in order. */
+    float first = __uint_as_float(__reduce_min_sync(0xffffffffu, __float_as_uint(mine)));
+    float limit = race_limit(first, max);
     best = (struct best){-INFINITY, INT32_MAX};
     if (mine <= limit) {
-#pragma unroll
+#pragma unroll 1
         for (int i = 0; i < COUNT; i++) {
             int32_t id = column_of(base, i);
-            if (values[i] > -INFINITY && race_time(row, id, values[i], max) <= limit)
-                best = best_of(best, (struct best){race_score(row, id, values[i]), id});
+            float value = -INFINITY;
+#pragma unroll
+            for (int j = 0; j < COUNT; j++)
+                value = i == j ? values[j] : value;
+            if (value > -INFINITY && race_time(row, id, value, max) <= limit)
+                best = best_of(best, (struct best){race_score(row, id, value), id});
         }
     }
-    return few_best<WARPS>(best, shared->best);
+    __syncwarp();
+    return warp_best(best);
+}
+
+/* The first warp: the shares of all warps together. */
+__device__ static inline struct chunk_part chunk_join(const struct chunk_part *parts)
+{
+    const int lane = threadIdx.x % 32;
+    struct chunk_part part = parts[lane % WARPS];
+    struct best best = warp_best((struct best){part.max, part.argmax});
+    struct best winner = warp_best((struct best){part.score, part.id});
+    float sum = part.max > -INFINITY && lane < WARPS ? part.sum * __expf(part.max - best.value)
+                                                     : 0.0f;
+    part.sum = warp_sum(sum);
+    part.bad = __any_sync(0xffffffffu, part.bad);
+    part.max = best.value;
+    part.argmax = best.id;
+    part.score = winner.value;
+    part.id = winner.id;
+    return part;
 }
 
 /* The last block of a row: its chunks together. */
@@ -204,8 +238,8 @@ __device__ static void row_merge(const struct sample_op &op, const struct sample
 
 /* A block a chunk (x) of a row (y); COUNT values a thread. */
 template <int COUNT>
-__global__ __launch_bounds__(THREADS) static void scan_kernel(struct sample_op op,
-                                                              struct sample_area area, bool wide)
+__global__ __launch_bounds__(THREADS, 4) static void scan_kernel(struct sample_op op,
+                                                                 struct sample_area area, bool wide)
 {
     __shared__ struct scan_shared shared;
     __shared__ float board[COUNT * THREADS];
@@ -213,31 +247,45 @@ __global__ __launch_bounds__(THREADS) static void scan_kernel(struct sample_op o
     const int base = blockIdx.x * COUNT * THREADS;
     const int64_t start = (int64_t)blockIdx.y * batch.columns;
     float values[COUNT];
+    launch_next();
+    launch_wait();
     chunk_load<COUNT>(op.logits + start, batch.columns, base, wide, values);
     const struct sample_row row = batch.row[blockIdx.y];
-    struct chunk_part part = chunk_summarise<COUNT>(values, base, &shared);
+    struct chunk_part part = share_summarise<COUNT>(values, base);
     if (row.target < 0) {
+        struct best best = {part.max, part.argmax};
         if (op.adjusted)
             chunk_adjust<COUNT>(batch, row, base, values, board);
+        if (base + COUNT * THREADS > batch.limit) {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++)
-            if (column_of(base, i) >= batch.limit)
-                values[i] = -INFINITY;
+            for (int i = 0; i < COUNT; i++)
+                if (column_of(base, i) >= batch.limit)
+                    values[i] = -INFINITY;
+        }
         if (op.thresholds && row_is_cut(row, batch.limit)) {
 #pragma unroll
             for (int i = 0; i < COUNT; i++)
                 if (column_of(base, i) < batch.columns)
                     op.work[start + column_of(base, i)] = values[i];
         } else {
-            struct best winner = chunk_race<COUNT>(row, values, base, &shared);
-            part.score = winner.value;
-            part.id = winner.id;
+            if (op.adjusted || base + COUNT * THREADS > batch.limit)
+                best = share_best<COUNT>(values, base);
+            best = share_race<COUNT>(row, values, base, best);
+            part.score = best.value;
+            part.id = best.id;
         }
     }
-    if (threadIdx.x == 0) {
-        area.part[(int64_t)blockIdx.y * area.chunks + blockIdx.x] = part;
-        __threadfence();
-        shared.last = atomicAdd(&area.counters[blockIdx.y], 1u) == (uint32_t)area.chunks - 1;
+    if (threadIdx.x % 32 == 0)
+        shared.part[threadIdx.x / 32] = part;
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        part = chunk_join(shared.part);
+        if (threadIdx.x == 0) {
+            area.part[(int64_t)blockIdx.y * area.chunks + blockIdx.x] = part;
+            __threadfence();
+            shared.last =
+                atomicAdd(&area.counters[blockIdx.y], 1u) == (uint32_t)area.chunks - 1;
+        }
     }
     __syncthreads();
     if (shared.last) {
@@ -279,8 +327,8 @@ static enum status sample_tile(struct device *device, const struct sample_op *op
     area_place(device, op->batch.rows, area);
     bool wide = op->batch.columns % 4 == 0 && aligned16(op->logits);
     auto kernel = broad ? scan_kernel<BROAD> : scan_kernel<NARROW>;
-    kernel<<<dim3(area->chunks, op->batch.rows), THREADS, 0, device->stream>>>(*op, *area, wide);
-    enum status status = launch_check("sample");
+    enum status status = launch_early(device, kernel, dim3(area->chunks, op->batch.rows),
+                                      dim3(THREADS), 0, "sample", *op, *area, wide);
     if (status == STATUS_OK && op->thresholds)
         status = sample_cut(device, op, area);
     if (status == STATUS_OK && op->tops)

@@ -34,6 +34,12 @@ struct sample_area {
     uint32_t *counters;          /* [rows] zero between launches */
 };
 
+/* The value of a key. */
+__device__ static inline float value_of(uint32_t key)
+{
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
 /* Whether a row's draw is cut by a threshold (sample_cut.cu), so that the scan leaves it alone. */
 __device__ static inline bool row_is_cut(const struct sample_row &row, int limit)
 {
@@ -64,7 +70,7 @@ __device__ static inline float race_limit(float first, float max)
     return first * (1.001f + 1e-6f * fabsf(max));
 }
 
-__device__ static inline float race_score(const struct sample_row &row, int32_t id, float value)
+__device__ static __noinline__ float race_score(const struct sample_row &row, int32_t id, float value)
 {
     double uniform = ((double)philox_draw(row.seed, row.draw, (uint32_t)id) + 0.5) * 0x1p-32;
     return (float)((double)value - log(-log(uniform)));

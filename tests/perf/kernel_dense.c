@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/log.h"
 #include "kernels/kernels.h"
 
 enum { VOCABULARY = 151936, ROWS_MAX = 256, REPEATS = 24, REPLAYS = 4 };
@@ -205,6 +206,7 @@ int main(int argc, char **argv)
     struct bench b = {.backend = backend_find("cuda")};
     struct device_options options = {.threads = 1, .max_tokens = 256, .max_sequences = 256};
     struct error error = {0};
+    log_configure(getenv("KERNEL_DEBUG") ? LOG_DEBUG : LOG_WARNING, 0, false);
     const char *only = argc > 1 ? argv[1] : "";
     if (b.backend->open(&options, &b.device, &error) != STATUS_OK) {
         fprintf(stderr, "kernel_dense: %s\n", error.text);
