@@ -26,13 +26,6 @@ __device__ static inline int swizzled(int row, int piece)
     return row * DIM + ((piece ^ (row & 7)) * 8);
 }
 
-__device__ static inline uint32_t transpose8(uint32_t matrix)
-{
-    uint32_t turned;
-    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(turned) : "r"(matrix));
-    return turned;
-}
-
 struct decode_range {
     int begin, end; /* keys of this block */
 };
@@ -50,33 +43,71 @@ __device__ static inline struct decode_range range_of(struct decode_split split,
     return range;
 }
 
+/* Where a tile's keys come from. */
+enum source {
+    PAGE,  /* the tile lies in one block */
+    PAGES, /* blocks of any size */
+    RING   /* and the present token's own key */
+};
+
+/* The first row of a tile's block: what the fetch of the tile needs, looked up a tile early. */
+template <enum source SOURCE>
+__device__ static inline int tile_block(const struct attention_op &op, int base, int end, int slot)
+{
+    const struct kv_cache &cache = op.cache;
+    if (SOURCE == RING)
+        return base % cache.ring;
+    if (SOURCE == PAGES || base >= end)
+        return 0;
+    return cache.table[(int64_t)slot * cache.ld_table + base / cache.block_tokens];
+}
+
+/* The keys' row of position p; the values' row lies kv_heads x (ring or block) rows on. */
+template <enum source SOURCE>
+__device__ static inline const bf16 *key_row(const struct attention_op &op, int block, int base,
+                                             int row, int kv_head, int slot)
+{
+    const struct kv_cache &cache = op.cache;
+    if (SOURCE == PAGES)
+        return kv_row(cache, slot, 0, kv_head, base + row);
+    if (SOURCE == PAGE)
+        return (const bf16 *)cache.data +
+               (((int64_t)block * 2 * cache.kv_heads + kv_head) * cache.block_tokens +
+                base % cache.block_tokens + row) *
+                   DIM;
+    int at = block + row;
+    at = at < cache.ring ? at : (at - cache.ring) % cache.ring;
+    return (const bf16 *)cache.data +
+           (((int64_t)slot * 2 * cache.kv_heads + kv_head) * cache.ring + at) * DIM;
+}
+
 /* A tile's keys and values; rows outside [range.begin, range.end) become zeros. */
-__device__ static inline void tile_fetch(const struct attention_op &op, bf16 *stage, int base,
-                                         struct decode_range range, int kv_head, int slot,
-                                         int position, int64_t token)
+template <enum source SOURCE>
+__device__ static inline void tile_fetch(const struct attention_op &op, bf16 *stage, int block,
+                                         int base, struct decode_range range, int kv_head,
+                                         int slot, int position, int64_t token)
 {
     const int piece = threadIdx.x % 16;
     const struct kv_cache &cache = op.cache;
+    const int64_t beside =
+        (int64_t)cache.kv_heads * (SOURCE == RING ? cache.ring : cache.block_tokens) * DIM;
+    const uint32_t to = shared_address(stage);
 #pragma unroll
     for (int i = 0; i < TILE / (THREADS / 16); i++) {
         int row = i * (THREADS / 16) + threadIdx.x / 16;
         int p = base + row;
         bool inside = p >= range.begin && p < range.end;
-        p = inside ? p : range.begin;
-        const bf16 *key, *value;
-        if (cache.ring > 0 && p == position) {
+        row = inside ? row : range.begin > base ? range.begin - base : 0;
+        const bf16 *key = key_row<SOURCE>(op, block, base, row, kv_head, slot);
+        const bf16 *value = key + beside;
+        if (SOURCE == RING && p == position) {
             int64_t at = token * op.ld_kv + kv_head * DIM;
             key = (const bf16 *)op.k + at;
             value = (const bf16 *)op.v + at;
-        } else {
-            key = kv_row(cache, slot, 0, kv_head, p);
-            int64_t stride = cache.ring > 0 ? cache.ring : cache.block_tokens;
-            value = key + stride * cache.kv_heads * DIM;
         }
-        copy16_async(shared_address(stage + swizzled(row, piece)), key + piece * 8,
-                     inside ? 16 : 0);
-        copy16_async(shared_address(stage + TILE_ELEMENTS + swizzled(row, piece)),
-                     value + piece * 8, inside ? 16 : 0);
+        uint32_t place = to + swizzled(i * (THREADS / 16) + threadIdx.x / 16, piece) * 2;
+        copy16_async(place, key + piece * 8, inside ? 16 : 0);
+        copy16_async(place + TILE_ELEMENTS * 2, value + piece * 8, inside ? 16 : 0);
     }
 }
 
@@ -208,6 +239,7 @@ __device__ static inline void block_merge(const struct attention_op &op, float *
     }
 }
 
+template <enum source SOURCE>
 __global__ __launch_bounds__(THREADS, 2) static void attention_decode_kernel(
     struct attention_op op, struct ragged batch, struct decode_split split, float *partial,
     float2 *partial_mass)
@@ -233,10 +265,12 @@ __global__ __launch_bounds__(THREADS, 2) static void attention_decode_kernel(
     running.maximum[0] = running.maximum[1] = -INFINITY;
     const int base = range.begin / TILE * TILE;
     const int tiles = range.end > range.begin ? (range.end - base + TILE - 1) / TILE : 0;
+    int block = tile_block<SOURCE>(op, base, range.end, slot);
     auto fetch = [&](int tile) {
         if (tile < tiles)
-            tile_fetch(op, stages + tile % STAGES * STAGE_ELEMENTS, base + tile * TILE, range,
-                       kv_head, slot, position, token);
+            tile_fetch<SOURCE>(op, stages + tile % STAGES * STAGE_ELEMENTS, block,
+                               base + tile * TILE, range, kv_head, slot, position, token);
+        block = tile_block<SOURCE>(op, base + (tile + 1) * TILE, range.end, slot);
         copy_commit();
     };
 #pragma unroll
@@ -336,11 +370,14 @@ enum status attention_decode(struct device *device, const struct attention_op *o
     float *partial = (float *)device->scratch;
     float2 *partial_mass =
         (float2 *)(partial + (int64_t)decodes * op->heads * split.splits * DIM);
-    enum status status = shared_raise(attention_decode_kernel, SHARED_BYTES, "attention decode");
+    auto kernel = op->cache.ring > 0                    ? attention_decode_kernel<RING>
+                  : op->cache.block_tokens % TILE == 0 ? attention_decode_kernel<PAGE>
+                                                       : attention_decode_kernel<PAGES>;
+    enum status status = shared_raise(kernel, SHARED_BYTES, "attention decode");
     if (status != STATUS_OK)
         return status;
     dim3 grid(split.splits, op->cache.kv_heads, decodes);
-    attention_decode_kernel<<<grid, THREADS, SHARED_BYTES, device->stream>>>(
+    kernel<<<grid, THREADS, SHARED_BYTES, device->stream>>>(
         *op, *op->batch, split, partial, partial_mass);
     status = launch_check("attention decode");
     if (status != STATUS_OK || split.splits == 1)

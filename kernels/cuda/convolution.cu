@@ -2,7 +2,7 @@
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/tensor.cuh"
 
-enum { RUN = 8 }; /* tokens that one thread walks with a sliding window */
+enum { RUN = 16 }; /* tokens that one thread walks with a sliding window */
 
 /* u at `steps` tokens after the sequence's first new one; negative: a carried row. */
 __device__ static inline float input_at(const struct convolution_op &op, int64_t first, int slot,
@@ -18,7 +18,7 @@ __device__ static inline float input_at(const struct convolution_op &op, int64_t
 }
 
 __global__ static void convolution_any_kernel(struct convolution_op op, struct ragged batch,
-                                              int from)
+                                              const float *bias, int from)
 {
     int channel = blockIdx.y * blockDim.x + threadIdx.x;
     int64_t token = from + blockIdx.x;
@@ -32,7 +32,8 @@ __global__ static void convolution_any_kernel(struct convolution_op op, struct r
         (const bf16 *)op.kernels + (token * op.channels + channel) * op.taps;
     float sum = 0.0f;
     for (int w = 0; w < op.taps; w++)
-        sum += __bfloat162float(kernels[w]) *
+        sum += (__bfloat162float(kernels[w]) +
+                (bias != NULL ? bias[(int64_t)channel * op.taps + w] : 0.0f)) *
                input_at(op, first, slot, fresh, (int)(token - first) - op.taps + 1 + w, channel);
     ((bf16 *)op.out)[token * op.channels + channel] = __float2bfloat16(silu_of(sum));
 }
@@ -53,7 +54,8 @@ __device__ static inline void input8_at(const struct convolution_op &op, int64_t
 }
 
 /* Four taps, eight channels a thread, RUN tokens in a row. */
-__global__ static void convolution_4_kernel(struct convolution_op op, struct ragged batch, int from)
+__global__ static void convolution_4_kernel(struct convolution_op op, struct ragged batch,
+                                            const float *bias, int from)
 {
     int channel = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (channel >= op.channels)
@@ -64,7 +66,12 @@ __global__ static void convolution_4_kernel(struct convolution_op op, struct rag
     int slot = 0;
     bool fresh = false;
     float window[4][8]; /* inputs of the last four tokens, oldest first */
+    float4 added[8];
 #pragma unroll
+    for (int i = 0; i < 8; i++)
+        added[i] = bias != NULL ? ((const float4 *)bias)[channel + i]
+                                : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 4
     for (int run = 0; run < RUN; run++) {
         int64_t token = begin + run;
         if (token >= batch.tokens)
@@ -95,8 +102,10 @@ __global__ static void convolution_4_kernel(struct convolution_op op, struct rag
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 int c = pair * 2 + i;
-                float sum = taps[4 * i] * window[0][c] + taps[4 * i + 1] * window[1][c] +
-                            taps[4 * i + 2] * window[2][c] + taps[4 * i + 3] * window[3][c];
+                float sum = (taps[4 * i] + added[c].x) * window[0][c] +
+                            (taps[4 * i + 1] + added[c].y) * window[1][c] +
+                            (taps[4 * i + 2] + added[c].z) * window[2][c] +
+                            (taps[4 * i + 3] + added[c].w) * window[3][c];
                 out[c] = silu_of(sum);
             }
         }
@@ -124,7 +133,8 @@ __global__ static void convolution_rows_kernel(struct convolution_op op, struct 
     }
 }
 
-enum status convolution_from(struct device *device, const struct convolution_op *op, int sequence)
+enum status convolution_from(struct device *device, const struct convolution_op *op,
+                             const float *bias, int sequence)
 {
     const int from = sequence; /* one token each before it */
     const int tokens = op->batch->tokens - from;
@@ -132,13 +142,13 @@ enum status convolution_from(struct device *device, const struct convolution_op 
     if (tokens <= 0 || channels == 0)
         return STATUS_OK;
     bool wide = op->taps == 4 && channels % 8 == 0 && op->ld_u % 8 == 0 && aligned16(op->u) &&
-                aligned16(op->kernels) && aligned16(op->rows) && aligned16(op->out);
+                aligned16(op->kernels) && aligned16(op->rows) && aligned16(op->out) && aligned16(bias);
     if (wide)
         convolution_4_kernel<<<dim3(blocks_for(channels, 1024), blocks_for(tokens, RUN)), 128, 0,
-                               device->stream>>>(*op, *op->batch, from);
+                               device->stream>>>(*op, *op->batch, bias, from);
     else
         convolution_any_kernel<<<dim3(tokens, blocks_for(channels, 128)), 128, 0,
-                                 device->stream>>>(*op, *op->batch, from);
+                                 device->stream>>>(*op, *op->batch, bias, from);
     enum status status = launch_check("convolution");
     if (status != STATUS_OK || op->taps == 1)
         return status;
@@ -152,5 +162,5 @@ enum status cuda_convolution(struct device *device, const struct convolution_op 
     enum status status = device_enter(device);
     if (status != STATUS_OK)
         return status;
-    return convolution_from(device, op, 0);
+    return convolution_from(device, op, NULL, 0);
 }

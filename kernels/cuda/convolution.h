@@ -4,7 +4,9 @@
 
 #include "kernels/cuda/device.h"
 
-/* Sequences before it have one token each (or there are none). */
-enum status convolution_from(struct device *device, const struct convolution_op *op, int sequence);
+/* Sequences before it have one token each (or there are none). `bias` [channels, taps] is added to
+ * every token's kernels; NULL: none. */
+enum status convolution_from(struct device *device, const struct convolution_op *op,
+                             const float *bias, int sequence);
 
 #endif

@@ -10,6 +10,7 @@
  * shared memory. Differences of G are exponentiated, never its parts: all are <= 0. */
 #include "kernels/cuda/delta.h"
 #include "kernels/cuda/tensor.cuh"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/wgmma.cuh"
 
 enum { CHUNK = 64, SLAB = 64, THREADS = 128, MATRIX = CHUNK * CHUNK };
@@ -205,6 +206,7 @@ __device__ static inline void repack(uint32_t *a, const float (&d)[COUNT], int s
         a[i] = pack_bf16(d[8 * step + 2 * i], d[8 * step + 2 * i + 1]);
 }
 
+/* One chunk's share of shared memory, bytes. */
 template <int D_K> struct scan_stage {
     enum {
         KEYS = 0,
@@ -214,26 +216,76 @@ template <int D_K> struct scan_stage {
         VALUES = WEIGHT + MATRIX * 2,
         BYTES = VALUES + MATRIX * 2,
         DECAY = 2 * BYTES, /* behind both stages: two blocks just fit a multiprocessor */
-        TOTAL = DECAY + 2 * CHUNK * 4
+        BARRIERS = DECAY + 2 * CHUNK * 4,
+        TOTAL = BARRIERS + 2 * 8
     };
 };
 
+/* Boxes of [64, 64] of what scan reads. */
+struct scan_maps {
+    CUtensorMap keys, queries, values, solve, weight;
+};
+
+/* A chunk into its stage; one thread. Rows past the sequence are another's: see mend_tail. */
 template <int D_K>
-__device__ static inline void stage_fetch(const struct delta_op &op, const struct prepared &from,
-                                          uint32_t stage, uint32_t decay, int64_t first,
-                                          int count, int64_t row, int head, int slab)
+__device__ static inline void stage_fetch(const struct scan_maps &maps, const float *decay,
+                                          uint32_t shared, int stage, int first, int64_t row,
+                                          int head, int value_column)
 {
     typedef scan_stage<D_K> at;
-    const int64_t keys = (first * op.heads + head) * D_K, pitch = (int64_t)op.heads * D_K;
-    rows_fetch<D_K / 8>(stage + at::KEYS, (const bf16 *)op.k + keys, pitch, count);
-    rows_fetch<D_K / 8>(stage + at::QUERIES, (const bf16 *)op.q + keys, pitch, count);
-    rows_fetch<8>(stage + at::SOLVE, from.solve + row * MATRIX, CHUNK, CHUNK);
-    rows_fetch<8>(stage + at::WEIGHT, from.weight + row * MATRIX, CHUNK, CHUNK);
-    rows_fetch<8>(stage + at::VALUES,
-                  (const bf16 *)op.v + (first * op.heads + head) * op.d_v + slab * SLAB,
-                  (int64_t)op.heads * op.d_v, count);
-    if (threadIdx.x < CHUNK / 4)
-        copy16_async(decay + threadIdx.x * 16, from.decay + row * CHUNK + threadIdx.x * 4);
+    const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
+    barrier_expect(full, at::BYTES + CHUNK * 4);
+    for (int half = 0; half < (D_K + 63) / 64; half++) {
+        copy_box(to + at::KEYS + half * MATRIX * 2, &maps.keys, head * D_K + half * 64, first,
+                 full);
+        copy_box(to + at::QUERIES + half * MATRIX * 2, &maps.queries, head * D_K + half * 64,
+                 first, full);
+    }
+    copy_box(to + at::SOLVE, &maps.solve, 0, (int)row * CHUNK, full);
+    copy_box(to + at::WEIGHT, &maps.weight, 0, (int)row * CHUNK, full);
+    copy_box(to + at::VALUES, &maps.values, value_column, first, full);
+    copy_in(shared + at::DECAY + stage * CHUNK * 4, decay + row * CHUNK, CHUNK * 4, full,
+            policy_evict_first());
+}
+
+/* Zeros the rows from `count` on: they belong to another sequence, and 0 x NaN is not 0. */
+template <int D_K>
+__device__ static inline void mend_tail(unsigned char *stage, int count)
+{
+    typedef scan_stage<D_K> at;
+    const int rows = CHUNK - count;
+    for (int i = threadIdx.x; i < rows * 8; i += THREADS) {
+        int place = (count + i / 8) * 128 + i % 8 * 16;
+        for (int tile = 0; tile < at::SOLVE; tile += MATRIX * 2)
+            *(uint4 *)(stage + tile + place) = make_uint4(0, 0, 0, 0);
+        *(uint4 *)(stage + at::VALUES + place) = make_uint4(0, 0, 0, 0);
+    }
+    proxy_fence();
+    __syncthreads();
+}
+
+__device__ static inline float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* O^T of one chunk, packed, to global memory: 8 x 8 blocks turn, then a quad writes 16 bytes. */
+__device__ static inline void store_out(bf16 *out, int64_t pitch, const uint32_t (&o)[16],
+                                        int count)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    bf16 *to = out + warp * 16 + lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        int token = n * 8 + lane / 4;
+        uint32_t low = transpose8(o[2 * n]), high = transpose8(o[2 * n + 1]);
+        if (token < count) {
+            *(uint32_t *)(to + token * pitch) = low;
+            *(uint32_t *)(to + token * pitch + 8) = high;
+        }
+    }
 }
 
 /* This thread's elements of the state: rows (d_v) lane/4 and +8 of its warp, columns (d_k) pairs. */
@@ -250,31 +302,35 @@ __device__ static inline void each_state(float (&s)[COUNT], float *state, int64_
 }
 
 template <int D_K>
-__global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(struct delta_op op,
-                                                                       struct ragged batch,
-                                                                       struct prepared prepared,
-                                                                       int from)
+__global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
+    struct delta_op op, struct ragged batch, const float *decays,
+    const __grid_constant__ struct scan_maps maps, int from)
 {
     typedef scan_stage<D_K> at;
     enum { REST = D_K - 64 }; /* the state's columns: 64 and the rest */
     extern __shared__ __align__(1024) unsigned char shared[];
     const int slab = blockIdx.x, head = blockIdx.y, sequence = from + blockIdx.z;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t start = batch.starts[sequence];
-    const int tokens = batch.starts[sequence + 1] - (int)start;
+    const int start = batch.starts[sequence];
+    const int tokens = batch.starts[sequence + 1] - start;
     const int chunks = (tokens + CHUNK - 1) / CHUNK;
-    const int slot = batch.slots[sequence];
-    const int64_t d_v = op.d_v;
-    float *state = op.state + ((int64_t)slot * op.heads + head) * D_K * d_v + slab * SLAB;
-    const uint32_t stages = shared_address(shared);
+    const int64_t slot = batch.slots[sequence], d_v = op.d_v, pitch = op.heads * d_v;
+    float *state = op.state + (slot * op.heads + head) * D_K * d_v + slab * SLAB;
+    bf16 *out = (bf16 *)op.out + (start * (int64_t)op.heads + head) * d_v + slab * SLAB;
+    const uint32_t base = shared_address(shared);
 
     auto fetch = [&](int chunk) {
-        if (chunk < chunks)
-            stage_fetch<D_K>(op, prepared, stages + chunk % 2 * at::BYTES,
-                             stages + at::DECAY + chunk % 2 * CHUNK * 4, start + (int64_t)chunk * CHUNK, tokens - chunk * CHUNK,
-                             prepared_row(batch, sequence, chunk) * op.heads + head, head, slab);
-        copy_commit();
+        if (threadIdx.x == 0 && chunk < chunks)
+            stage_fetch<D_K>(maps, decays, base, chunk % 2, start + chunk * CHUNK,
+                             prepared_row(batch, sequence, chunk) * op.heads + head, head,
+                             head * op.d_v + slab * SLAB);
     };
+    if (threadIdx.x == 0) {
+        barrier_init(base + at::BARRIERS, 1);
+        barrier_init(base + at::BARRIERS + 8, 1);
+        barrier_init_done();
+    }
+    __syncthreads();
     fetch(0);
     float s0[32] = {}, s1[REST / 2] = {};
     if (batch.contexts[sequence] != 0) {
@@ -282,11 +338,14 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(struct de
         each_state(s0, state, d_v, read);
         each_state(s1, state + 64 * d_v, d_v, read);
     }
+    uint32_t o[16];
     for (int chunk = 0; chunk < chunks; chunk++) {
-        const uint32_t stage = stages + chunk % 2 * at::BYTES;
-        copy_wait<0>();
-        proxy_fence();
-        __syncthreads();
+        const uint32_t stage = base + chunk % 2 * at::BYTES;
+        const int count = tokens - chunk * CHUNK;
+        barrier_wait(base + at::BARRIERS + chunk % 2 * 8, chunk / 2 % 2);
+        if (count < CHUNK)
+            mend_tail<D_K>(shared + chunk % 2 * at::BYTES, count);
+        __syncthreads(); /* all are done with the chunk before */
         fetch(chunk + 1);
 
         const float *decay = (const float *)(shared + at::DECAY) + chunk % 2 * CHUNK;
@@ -309,25 +368,37 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(struct de
         for (int k = 0; k < D_K / 16; k++) /* (Q S)^T */
             group_mma<0>(outs, a[k], queries + (k / 4 * MATRIX * 2 + k % 4 * 32) / 16, k > 0);
         group_commit();
+
+        /* While they run: the output before, this thread's tokens' factors, the values. */
+        if (chunk > 0)
+            store_out(out + (chunk - 1) * CHUNK * pitch, pitch, o, CHUNK);
+        const float end = decay[CHUNK - 1], shrink = exp2_fast(end);
+        float2 grown[8], later[8]; /* exp(G_i), exp(G_end - G_i) */
+        uint32_t v[4][4];
+        const int value_row = lane % 8 + lane / 16 * 8, value_piece = warp * 2 + lane / 8 % 2;
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+            float2 g = *(const float2 *)(decay + n * 8 + lane % 4 * 2);
+            grown[n] = make_float2(exp2_fast(g.x), exp2_fast(g.y));
+            later[n] = make_float2(exp2_fast(end - g.x), exp2_fast(end - g.y));
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            load_matrices_transposed(
+                v[k], stage + at::VALUES + tile_at(k * 16 + value_row, value_piece));
         group_wait<1>();
         group_settle(reads);
 
-        /* R^T, in bf16, as an operand */
-        const uint32_t values = stage + at::VALUES;
-        const int value_row = lane % 8 + lane / 16 * 8, value_piece = warp * 2 + lane / 8 % 2;
-        uint32_t r[4][4];
+        uint32_t r[4][4]; /* R^T = (V - exp(G) K S)^T */
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            uint32_t v[4];
-            load_matrices_transposed(v, values + tile_at(k * 16 + value_row, value_piece));
+        for (int k = 0; k < 4; k++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                float2 value = __bfloat1622float2(*(__nv_bfloat162 *)&v[i]);
-                float2 g = *(const float2 *)(decay + k * 16 + i / 2 * 8 + lane % 4 * 2);
-                r[k][i] = pack_bf16(value.x - exp2f(g.x) * reads[8 * k + 2 * i],
-                                    value.y - exp2f(g.y) * reads[8 * k + 2 * i + 1]);
+                float2 value = __bfloat1622float2(*(__nv_bfloat162 *)&v[k][i]);
+                float2 g = grown[2 * k + i / 2];
+                r[k][i] = pack_bf16(value.x - g.x * reads[8 * k + 2 * i],
+                                    value.y - g.y * reads[8 * k + 2 * i + 1]);
             }
-        }
         float u[32];
         const uint64_t solve = tile_descriptor(stage + at::SOLVE);
         group_fence();
@@ -335,68 +406,50 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(struct de
         for (int k = 0; k < 4; k++) /* U^T = R^T T^T */
             group_mma<0>(u, r[k], solve + k * 32 / 16, k > 0);
         group_commit();
+        group_wait<1>();
+        group_settle(outs);
+#pragma unroll
+        for (int i = 0; i < 32; i++) {
+            s0[i] *= shrink;
+            outs[i] *= i % 2 == 0 ? grown[i / 4].x : grown[i / 4].y;
+        }
+#pragma unroll
+        for (int i = 0; i < REST / 2; i++)
+            s1[i] *= shrink;
         group_wait<0>();
         group_settle(u);
-        group_settle(outs);
 
-        const float end = decay[CHUNK - 1], shrink = exp2f(end);
         uint32_t late[4][4]; /* U^T scaled to the chunk's end */
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             repack(r[k], u, k);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                int e = 8 * k + 2 * i;
-                float2 g = *(const float2 *)(decay + k * 16 + i / 2 * 8 + lane % 4 * 2);
-                late[k][i] = pack_bf16(u[e] * exp2f(end - g.x), u[e + 1] * exp2f(end - g.y));
-                outs[e] *= exp2f(g.x);
-                outs[e + 1] *= exp2f(g.y);
+                float2 g = later[2 * k + i / 2];
+                late[k][i] = pack_bf16(u[8 * k + 2 * i] * g.x, u[8 * k + 2 * i + 1] * g.y);
             }
         }
-#pragma unroll
-        for (int i = 0; i < 32; i++)
-            s0[i] *= shrink;
-#pragma unroll
-        for (int i = 0; i < REST / 2; i++)
-            s1[i] *= shrink;
         const uint64_t weight = tile_descriptor(stage + at::WEIGHT);
         group_fence();
-#pragma unroll
-        for (int k = 0; k < 4; k++) /* O^T += U^T P^T */
-            group_mma<0>(outs, r[k], weight + k * 32 / 16, 1);
-        group_commit();
 #pragma unroll
         for (int k = 0; k < 4; k++) { /* S'^T += U^T K */
             group_mma<1>(s0, late[k], keys + k * 2048 / 16, 1);
             group_mma<1>(s1, late[k], keys + (MATRIX * 2 + k * 2048) / 16, 1);
         }
+#pragma unroll
+        for (int k = 0; k < 4; k++) /* O^T += U^T P^T */
+            group_mma<0>(outs, r[k], weight + k * 32 / 16, 1);
         group_commit();
-        group_wait<1>();
-        group_settle(outs);
-
-        /* O through the values' tile, where a warp reads and writes its own columns only */
-        __syncwarp();
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            uint32_t o[4];
-            repack(o, outs, k);
-            store_matrices_transposed(values + tile_at(k * 16 + value_row, value_piece), o);
-        }
-        __syncwarp();
-        bf16 *out = (bf16 *)op.out +
-                    ((start + (int64_t)chunk * CHUNK) * op.heads + head) * d_v + slab * SLAB;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int row = i * 16 + lane / 2, piece = warp * 2 + lane % 2;
-            if (chunk * CHUNK + row < tokens)
-                *(uint4 *)(out + (int64_t)row * op.heads * d_v + piece * 8) =
-                    *(const uint4 *)(shared + chunk % 2 * at::BYTES + at::VALUES +
-                                     tile_at(row, piece));
-        }
         group_wait<0>();
+        group_settle(outs);
         group_settle(s0);
         group_settle(s1);
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            o[i] = pack_bf16(outs[2 * i], outs[2 * i + 1]);
     }
+    if (chunks > 0)
+        store_out(out + (chunks - 1) * CHUNK * pitch, pitch, o, tokens - (chunks - 1) * CHUNK);
     auto write = [](float &mine, float &global) { global = mine; };
     each_state(s0, state, d_v, write);
     each_state(s1, state + 64 * d_v, d_v, write);
@@ -409,6 +462,23 @@ bool delta_chunk_fits(const struct device *device, const struct delta_op *op)
     return (op->d_k == 96 || op->d_k == 128) && op->d_v % SLAB == 0 &&
            bytes <= device->scratch_bytes && aligned16(op->q) && aligned16(op->k) &&
            aligned16(op->v) && aligned16(op->out);
+}
+
+static enum status scan_maps_make(struct scan_maps *maps, const struct delta_op *op,
+                                  const struct prepared *prepared, size_t rows)
+{
+    const int64_t tokens = op->batch->tokens, matrices = (int64_t)rows * CHUNK;
+    enum status status;
+    if ((status = tensor_map_rows(&maps->keys, op->k, tokens, op->heads * op->d_k, op->heads * op->d_k, 64)) !=
+            STATUS_OK ||
+        (status = tensor_map_rows(&maps->queries, op->q, tokens, op->heads * op->d_k, op->heads * op->d_k, 64)) !=
+            STATUS_OK ||
+        (status = tensor_map_rows(&maps->values, op->v, tokens, op->heads * op->d_v, op->heads * op->d_v, 64)) !=
+            STATUS_OK ||
+        (status = tensor_map_rows(&maps->solve, prepared->solve, matrices, CHUNK, CHUNK, 64)) !=
+            STATUS_OK)
+        return status;
+    return tensor_map_rows(&maps->weight, prepared->weight, matrices, CHUNK, CHUNK, 64);
 }
 
 template <int D_K>
@@ -434,10 +504,13 @@ static enum status delta_chunk_launch(struct device *device, const struct delta_
     delta_prepare_kernel<D_K><<<dim3(chunks, op->heads, sequences), THREADS, prepare_bytes,
                                 device->stream>>>(*op, *batch, prepared, from);
     status = launch_check("delta prepare");
+    struct scan_maps maps;
+    if (status == STATUS_OK)
+        status = scan_maps_make(&maps, op, &prepared, rows);
     if (status != STATUS_OK)
         return status;
     delta_scan_kernel<D_K><<<dim3(op->d_v / SLAB, op->heads, sequences), THREADS, scan_bytes,
-                             device->stream>>>(*op, *batch, prepared, from);
+                             device->stream>>>(*op, *batch, prepared.decay, maps, from);
     return launch_check("delta scan");
 }
 

@@ -45,6 +45,7 @@ size_t cuda_jet_mixer_scratch(const struct jet_mixer_op *shape, int max_tokens)
     return layout_of(shape, max_tokens).bytes;
 }
 
+/* Without the bias, which the kernels' readers add in fp32. */
 static enum status mix_generator(struct device *device, const struct jet_mixer_op *op,
                                  const struct layout *at)
 {
@@ -64,7 +65,6 @@ static enum status mix_generator(struct device *device, const struct jet_mixer_o
     gemm.depth = gemm.ld_x = op->generator;
     gemm.x = scratch + at->generated;
     gemm.weight = op->w2;
-    gemm.bias = op->w2_bias;
     gemm.out = scratch + at->kernels;
     return cuda_gemm(device, &gemm);
 }
@@ -76,6 +76,9 @@ static enum status mix_inputs(struct device *device, const struct jet_mixer_op *
     const __nv_bfloat16 *projected =
         (const __nv_bfloat16 *)op->projected + (int64_t)first * op->ld_projected;
     char *scratch = (char *)op->scratch;
+    if (mixer_inputs_fits(op))
+        return mixer_inputs(device, op, first, scratch + at->q, scratch + at->k,
+                            (float *)(scratch + at->g), (float *)(scratch + at->beta));
     struct head_norm_op norm = {};
     norm.tokens = op->batch->tokens - first;
     norm.heads = op->heads;
@@ -120,7 +123,7 @@ static enum status mix_convolution(struct device *device, const struct jet_mixer
     convolution.kernels = scratch + at->kernels;
     convolution.rows = op->rows;
     convolution.out = scratch + at->v;
-    return convolution_from(device, &convolution, sequence);
+    return convolution_from(device, &convolution, op->w2_bias, sequence);
 }
 
 static enum status mix_delta(struct device *device, const struct jet_mixer_op *op,

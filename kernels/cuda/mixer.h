@@ -9,4 +9,14 @@ bool mixer_step_fits(const struct jet_mixer_op *op);
 /* The batch's leading sequences of one token; kernels: [decodes, heads * d_v, taps] generated. */
 enum status mixer_step(struct device *device, const struct jet_mixer_op *op, const void *kernels);
 
+/* d_k up to 128 in whole vectors of eight. */
+bool mixer_inputs_fits(const struct jet_mixer_op *op);
+/* Of the tokens from `first` on; rows of the whole step's arrays. */
+enum status mixer_inputs(struct device *device, const struct jet_mixer_op *op, int first, void *q,
+                         void *k, float *g, float *beta);
+
+/* mixer_step's form for many sequences: d_v 256. */
+enum status mixer_stream(struct device *device, const struct jet_mixer_op *op,
+                         const void *kernels);
+
 #endif

@@ -1,5 +1,5 @@
 /* One decoded token of the jet mixer in one pass: head norms, gates, convolution, delta rule and
- * gated norm; each state element is read once and written once.
+ * gated norm; each state element is read once and written once. The form for few sequences.
  *
  * A cluster of d_v / 64 blocks owns a (sequence, head); each block owns 64 columns of the state,
  * held in registers: thread t has rows t/16 + 8i and columns 4(t%16) .. +3. With a = exp(g) and
@@ -7,64 +7,20 @@
  * reduction serves both products. The blocks exchange their sums of o^2 for the norm. */
 #include <cooperative_groups.h>
 
-#include "kernels/cuda/mixer.h"
+#include "kernels/cuda/mixer_step.cuh"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tensor.cuh"
 
 namespace cg = cooperative_groups;
 
-enum { COLUMNS = 64, THREADS = 128, WARPS = THREADS / 32, SLABS_MAX = 8 };
+enum { SLABS_MAX = 8 };
 
 struct step_shared {
-    float key[128], query[128];
+    struct heads_shared heads;
     float value[COLUMNS];
     float reads[WARPS][COLUMNS], outs[WARPS][COLUMNS];
-    float sums[WARPS][3];
     float squares[SLABS_MAX]; /* written by the blocks of the cluster */
     float square[2];
 };
-
-/* silu of this thread's element of q and k; squares and k.q summed over the block. */
-__device__ static inline void load_heads(const struct jet_mixer_op &op, const bf16 *projected,
-                                         int head, struct step_shared *shared)
-{
-    int t = threadIdx.x;
-    float q = 0.0f, k = 0.0f;
-    if (t < op.d_k) {
-        q = silu_of(__bfloat162float(projected[op.q_at + head * op.d_k + t]));
-        k = silu_of(__bfloat162float(projected[op.k_at + head * op.d_k + t]));
-        shared->query[t] = q;
-        shared->key[t] = k;
-    }
-    float qq = warp_sum(q * q), kk = warp_sum(k * k), kq = warp_sum(k * q);
-    if (t % 32 == 0) {
-        shared->sums[t / 32][0] = qq;
-        shared->sums[t / 32][1] = kk;
-        shared->sums[t / 32][2] = kq;
-    }
-}
-
-/* The convolution of one channel, and its carried rows one step on. */
-__device__ static inline float convolve(const struct jet_mixer_op &op, const bf16 *projected,
-                                        const bf16 *kernels, int64_t token, int slot, bool fresh,
-                                        int channel)
-{
-    int channels = op.heads * op.d_v;
-    bf16 *rows = (bf16 *)op.rows + (int64_t)slot * 3 * channels + channel;
-    uint2 packed = *(const uint2 *)(kernels + (token * channels + channel) * 4);
-    float2 low = __bfloat1622float2(*(__nv_bfloat162 *)&packed.x);
-    float2 high = __bfloat1622float2(*(__nv_bfloat162 *)&packed.y);
-    bf16 zero = __float2bfloat16(0.0f);
-    bf16 first = fresh ? zero : rows[0];
-    bf16 second = fresh ? zero : rows[channels];
-    bf16 third = fresh ? zero : rows[2 * channels];
-    bf16 present = projected[op.v_at + channel];
-    rows[0] = second;
-    rows[channels] = third;
-    rows[2 * channels] = present;
-    return silu_of(low.x * __bfloat162float(first) + low.y * __bfloat162float(second) +
-                   high.x * __bfloat162float(third) + high.y * __bfloat162float(present));
-}
 
 template <int D_K>
 __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(
@@ -88,49 +44,22 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(
                      : load_once(state + (int64_t)i * 8 * op.d_v);
 
     const bf16 *projected = (const bf16 *)op.projected + token * op.ld_projected;
-    float a = __bfloat162float(projected[op.a_at + head]) + op.dt_bias[head];
-    float b = __bfloat162float(projected[op.b_at + head]);
+    struct gates gates;
     float gate = 0.0f;
-    load_heads(op, projected, head, &shared);
+    load_heads(op, projected, head, &shared.heads);
     if (t < COLUMNS) {
         int channel = head * op.d_v + slab * COLUMNS + t;
         gate = silu_of(__bfloat162float(projected[op.gate_at + channel])) *
                op.norm_weight[slab * COLUMNS + t];
         shared.value[t] = convolve(op, projected, kernels, token, slot, fresh, channel);
     }
-    float softplus = a > 20.0f ? a : log1pf(expf(a));
-    float decay = expf(-expf(op.a_log[head]) * softplus);
-    float beta = 1.0f / (1.0f + expf(-b));
+    gates.decay = decay_of(op, projected, head);
+    gates.beta = beta_of(op, projected, head);
     __syncthreads();
+    finish_heads(op, &shared.heads, &gates);
 
-    float qq = 0.0f, kk = 0.0f, kq = 0.0f;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-        qq += shared.sums[w][0];
-        kk += shared.sums[w][1];
-        kq += shared.sums[w][2];
-    }
-    float q_factor = rsqrtf(qq + op.head_epsilon) * rsqrtf((float)D_K);
-    float k_factor = rsqrtf(kk + op.head_epsilon);
-    kq *= q_factor * k_factor;
-
-    float4 read = {0.0f, 0.0f, 0.0f, 0.0f}, out = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < ROWS; i++) {
-        float k = shared.key[row + 8 * i], q = shared.query[row + 8 * i];
-        read.x += s[i].x * k;
-        read.y += s[i].y * k;
-        read.z += s[i].z * k;
-        read.w += s[i].w * k;
-        out.x += s[i].x * q;
-        out.y += s[i].y * q;
-        out.z += s[i].z * q;
-        out.w += s[i].w * q;
-    }
-    float *values[8] = {&read.x, &read.y, &read.z, &read.w, &out.x, &out.y, &out.z, &out.w};
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        *values[i] += __shfl_xor_sync(0xffffffffu, *values[i], 16);
+    float4 read, out;
+    read_state<ROWS>(s, &shared.heads, row, &read, &out);
     if (t % 32 < 16) {
         *(float4 *)&shared.reads[t / 32][t % 16 * 4] = read;
         *(float4 *)&shared.outs[t / 32][t % 16 * 4] = out;
@@ -145,9 +74,9 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(
             sum += shared.reads[w][t];
             o += shared.outs[w][t];
         }
-        float r = beta * (shared.value[t] - decay * k_factor * sum);
-        o = decay * q_factor * o + kq * r;
-        shared.value[t] = r * k_factor;
+        float r = gates.beta * (shared.value[t] - gates.decay * gates.k_factor * sum);
+        o = gates.decay * gates.q_factor * o + gates.kq * r;
+        shared.value[t] = r * gates.k_factor;
         float square = warp_sum(o * o);
         if (t % 32 == 0)
             shared.square[t / 32] = square;
@@ -155,14 +84,9 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(
     __syncthreads();
     float4 r = *(float4 *)&shared.value[t % 16 * 4];
 #pragma unroll
-    for (int i = 0; i < ROWS; i++) {
-        float k = shared.key[row + 8 * i];
-        s[i].x = decay * s[i].x + k * r.x;
-        s[i].y = decay * s[i].y + k * r.y;
-        s[i].z = decay * s[i].z + k * r.z;
-        s[i].w = decay * s[i].w + k * r.w;
-        store_once(state + (int64_t)i * 8 * op.d_v, s[i]);
-    }
+    for (int i = 0; i < ROWS; i++)
+        store_once(state + (int64_t)i * 8 * op.d_v,
+                   update_row(s[i], gates.decay, shared.heads.key[row + 8 * i], r));
     int slabs = (int)gridDim.x;
     if (t < slabs)
         cluster.map_shared_rank(shared.squares, t)[slab] = shared.square[0] + shared.square[1];
@@ -180,10 +104,10 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(
 bool mixer_step_fits(const struct jet_mixer_op *op)
 {
     return (op->d_k == 96 || op->d_k == 128) && op->d_v % COLUMNS == 0 &&
-           op->d_v / COLUMNS <= SLABS_MAX && op->taps == 4;
+           op->d_v / COLUMNS <= SLABS_MAX && op->taps == 4 && aligned16(op->w2_bias);
 }
 
-enum status mixer_step(struct device *device, const struct jet_mixer_op *op, const void *kernels)
+static enum status step_launch(struct device *device, const struct jet_mixer_op *op, const void *kernels)
 {
     cudaLaunchAttribute attribute = {};
     cudaLaunchConfig_t config = {};
@@ -200,4 +124,13 @@ enum status mixer_step(struct device *device, const struct jet_mixer_op *op, con
     return device_check(
         cudaLaunchKernelEx(&config, kernel, *op, *op->batch, (const bf16 *)kernels),
         "jet mixer step");
+}
+
+enum status mixer_step(struct device *device, const struct jet_mixer_op *op, const void *kernels)
+{
+    /* Streams of slabs need several heads a block to pay. */
+    int64_t heads = (int64_t)op->batch->decodes * op->heads;
+    if (op->d_v == 256 && heads >= 2 * device->multiprocessors)
+        return mixer_stream(device, op, kernels);
+    return step_launch(device, op, kernels);
 }

@@ -64,6 +64,14 @@ __device__ static inline void store_matrices(uint32_t address, const uint32_t *t
                  : "memory");
 }
 
+/* An 8 x 8 block of b16: thread t holds row t / 4, columns 2 (t % 4) + {0, 1}. */
+__device__ static inline uint32_t transpose8(uint32_t matrix)
+{
+    uint32_t turned;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(turned) : "r"(matrix));
+    return turned;
+}
+
 /* c [16, 8] += a [16, 16] b [16, 8], fp32 accumulation. */
 __device__ static inline void mma_bf16(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
@@ -89,6 +97,12 @@ __device__ static inline float4 load_once(const float *from)
 __device__ static inline void store_once(float *to, float4 value)
 {
     __stcs((float4 *)to, value);
+}
+
+/* Ordinary writes to shared memory, before wgmma or the copy engine reads them. */
+__device__ static inline void proxy_fence()
+{
+    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
 /* ---- mbarriers and the copy engine --------------------------------------------------------- */
@@ -162,6 +176,51 @@ __device__ static inline void threads_sync(int barrier, int threads)
 __device__ static inline void threads_arrive(int barrier, int threads)
 {
     asm volatile("bar.arrive %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+/* ---- the copy engine on plain rows --------------------------------------------------------- */
+
+/* For data that is used once. */
+__device__ static inline uint64_t policy_evict_first()
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+    return policy;
+}
+
+/* `bytes` (a multiple of 16) into shared memory; the barrier counts them. */
+__device__ static inline void copy_in(uint32_t to, const void *from, int bytes, uint32_t barrier,
+                                      uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;\n" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+                 : "memory");
+}
+
+__device__ static inline void copy_out(void *to, uint32_t from, int bytes, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, "
+                 "%3;\n" ::"l"(to),
+                 "r"(from), "r"(bytes), "l"(policy)
+                 : "memory");
+}
+
+__device__ static inline void copy_out_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
+}
+
+/* Until at most PENDING of this thread's groups still read their shared memory. */
+template <int PENDING> __device__ static inline void copy_out_read_wait()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(PENDING) : "memory");
+}
+
+/* Until this thread's writes are done. */
+__device__ static inline void copy_out_wait()
+{
+    asm volatile("cp.async.bulk.wait_group 0;\n" ::: "memory");
 }
 
 #endif

@@ -42,12 +42,6 @@ template <int COUNT> __device__ static inline void group_settle(float (&d)[COUNT
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/* Ordinary writes to shared memory, before wgmma or the copy engine reads them. */
-__device__ static inline void proxy_fence()
-{
-    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-}
-
 /* d [64, 32] += a [64, 16] b [16, 32]; a in registers. TRANSPOSED: b lies with its 32 side contiguous. */
 template <int TRANSPOSED>
 __device__ static inline void group_mma(float (&d)[16], const uint32_t *a, uint64_t b, int add)

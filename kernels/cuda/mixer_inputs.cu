@@ -1,0 +1,68 @@
+/* What the chunked delta rule takes from the merged projection, in one pass: q and k through silu
+ * and the head norm, and the gates. Sixteen lanes a head, eight values a lane. */
+#include <cmath>
+
+#include "kernels/cuda/mixer.h"
+#include "kernels/cuda/tensor.cuh"
+
+enum { LANES = 16, DIM_MAX = LANES * 8 };
+
+struct input_places {
+    bf16 *q, *k;
+    float *g, *beta;
+    float q_scale;
+};
+
+__global__ static void mixer_inputs_kernel(struct jet_mixer_op op, struct input_places out,
+                                           int first, int64_t items)
+{
+    int64_t item = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
+    bool inside = item < items;
+    item = inside ? item : items - 1;
+    const int lane = threadIdx.x % LANES;
+    const int head = (int)(item / 2 % op.heads);
+    const bool key = item % 2 != 0;
+    const int64_t token = first + item / 2 / op.heads;
+    const bf16 *projected = (const bf16 *)op.projected + token * op.ld_projected;
+    const int64_t row = token * op.heads + head;
+    const bool has = lane * 8 < op.d_k;
+    float values[8] = {};
+    if (has)
+        load8(projected + (key ? op.k_at : op.q_at) + head * op.d_k + lane * 8, values);
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        values[i] = silu_of(values[i]);
+        sum += values[i] * values[i];
+    }
+    float factor =
+        rsqrtf(warp_sum<LANES>(sum) + op.head_epsilon) * (key ? 1.0f : out.q_scale);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        values[i] *= factor;
+    if (has && inside)
+        store8((key ? out.k : out.q) + row * op.d_k + lane * 8, values);
+    if (key && lane == 0 && inside) {
+        float a = __bfloat162float(projected[op.a_at + head]) + op.dt_bias[head];
+        float b = __bfloat162float(projected[op.b_at + head]);
+        float softplus = a > 20.0f ? a : log1pf(expf(a));
+        out.g[row] = -expf(op.a_log[head]) * softplus;
+        out.beta[row] = 1.0f / (1.0f + expf(-b));
+    }
+}
+
+bool mixer_inputs_fits(const struct jet_mixer_op *op)
+{
+    return op->d_k % 8 == 0 && op->d_k <= DIM_MAX && op->q_at % 8 == 0 && op->k_at % 8 == 0 &&
+           op->ld_projected % 8 == 0 && aligned16(op->projected) && aligned16(op->scratch);
+}
+
+enum status mixer_inputs(struct device *device, const struct jet_mixer_op *op, int first, void *q,
+                         void *k, float *g, float *beta)
+{
+    int64_t items = (int64_t)(op->batch->tokens - first) * op->heads * 2;
+    struct input_places out = {(bf16 *)q, (bf16 *)k, g, beta, 1.0f / sqrtf((float)op->d_k)};
+    mixer_inputs_kernel<<<blocks_for(items, 256 / LANES), 256, 0, device->stream>>>(*op, out, first,
+                                                                                    items);
+    return launch_check("jet mixer inputs");
+}
