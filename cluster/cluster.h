@@ -37,6 +37,16 @@ int mesh_axis_member(struct mesh mesh, int rank, enum axis axis, int index);
 
 struct fabric;
 
+enum { FABRIC_EXPECTED = 4 };
+
+struct fabric_expected {
+    int index; /* group member */
+    void *data;
+    size_t bytes;
+    void *host; /* pinned; gets the bytes from `data` + `skip` on; NULL: none */
+    size_t skip;
+};
+
 struct fabric_ops {
     const char *name;
     void (*close)(struct fabric *fabric);
@@ -56,6 +66,15 @@ struct fabric_ops {
     /* The same for host memory. */
     enum status (*send_host)(struct fabric *, enum axis, int index, const void *data, size_t bytes);
     enum status (*receive_host)(struct fabric *, enum axis, int index, void *data, size_t bytes);
+    /* Receives beside the device's stream, which goes on without waiting; optional, NULL where
+     * !streamed. `data` is written after what the stream holds now, then copied to the host. At
+     * most FABRIC_EXPECTED turns are under way. After arrive() the stream goes on when the turn has
+     * come, await_turn() waits for it, arrived() says whether that would wait. */
+    enum status (*expect)(struct fabric *, enum axis, const struct fabric_expected *what,
+                          unsigned *turn);
+    enum status (*arrive)(struct fabric *, unsigned turn);
+    enum status (*await_turn)(struct fabric *, unsigned turn);
+    bool (*arrived)(struct fabric *, unsigned turn);
     enum status (*barrier)(struct fabric *);
     /* Ends every rank: their pending and later calls return STATUS_ABORTED (threads) or their
      * process is ended (mpi). Any thread; the first call wins. */

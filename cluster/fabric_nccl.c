@@ -15,6 +15,7 @@
 #include "cluster/fabric_nccl.h"
 #include "cluster/watch.h"
 #include "daemon/base/clock.h"
+#include "daemon/base/log.h"
 
 /* ---- the door ------------------------------------------------------------------------------- */
 
@@ -36,6 +37,7 @@ struct call {
     void *data;
     size_t count;
     ncclDataType_t type;
+    cudaStream_t stream;
 };
 
 static ncclResult_t call_start(struct fabric_nccl *end, ncclComm_t comm, const struct call *call)
@@ -43,14 +45,22 @@ static ncclResult_t call_start(struct fabric_nccl *end, ncclComm_t comm, const s
     switch (call->kind) {
     case CALL_REDUCE:
         return end->calls.all_reduce(call->data, call->data, call->count, call->type, ncclSum, comm,
-                                     end->stream);
+                                     call->stream);
     case CALL_SEND:
-        return end->calls.send(call->data, call->count, call->type, call->peer, comm, end->stream);
+        return end->calls.send(call->data, call->count, call->type, call->peer, comm, call->stream);
     case CALL_RECEIVE:
         return end->calls.receive(call->data, call->count, call->type, call->peer, comm,
-                                  end->stream);
+                                  call->stream);
     }
     return ncclInvalidUsage;
+}
+
+/* Whether a transfer goes against the direction of the pipeline. */
+static bool is_back(const struct fabric_nccl *end, const struct call *call)
+{
+    int me = end->core.door.at.pipeline;
+    return call->axis == AXIS_PIPELINE && call->kind != CALL_REDUCE &&
+           (call->kind == CALL_SEND ? call->peer < me : call->peer > me);
 }
 
 static enum status call_run(struct fabric_nccl *end, const struct call *call)
@@ -61,7 +71,7 @@ static enum status call_run(struct fabric_nccl *end, const struct call *call)
     if (end->core.watch != NULL)
         watch_wait_begin(end->core.watch);
     pthread_mutex_lock(&end->lock);
-    ncclComm_t comm = comm_along(end, call->axis);
+    ncclComm_t comm = is_back(end, call) ? end->comm[COMM_BACK] : comm_along(end, call->axis);
     enum status status = STATUS_ABORTED;
     if (comm != NULL)
         status = nccl_settle(end, comm, call_start(end, comm, call), 0, names[call->kind]);
@@ -83,11 +93,12 @@ static enum status nccl_all_reduce(struct fabric *fabric, enum axis axis, void *
                                         .axis = axis,
                                         .data = data,
                                         .count = count,
-                                        .type = dtype == DTYPE_F32 ? ncclFloat32 : ncclBfloat16});
+                                        .type = dtype == DTYPE_F32 ? ncclFloat32 : ncclBfloat16,
+                                        .stream = end->stream});
 }
 
 static enum status point(struct fabric *fabric, enum axis axis, int index, void *data, size_t bytes,
-                         bool sending)
+                         bool sending, cudaStream_t stream)
 {
     if (index < 0 || index >= mesh_axis_size(fabric->mesh, axis) ||
         index == mesh_axis_index(fabric->mesh, fabric->rank, axis))
@@ -99,20 +110,96 @@ static enum status point(struct fabric *fabric, enum axis axis, int index, void 
                                                         .peer = index,
                                                         .data = data,
                                                         .count = bytes,
-                                                        .type = ncclUint8});
+                                                        .type = ncclUint8,
+                                                        .stream = stream});
 }
 
 static enum status nccl_send(struct fabric *fabric, enum axis axis, int index, const void *data,
                              size_t bytes)
 {
-    return point(fabric, axis, index, (void *)data, bytes, true);
+    return point(fabric, axis, index, (void *)data, bytes, true, fabric_nccl(fabric)->stream);
 }
 
 static enum status nccl_receive(struct fabric *fabric, enum axis axis, int index, void *data,
                                 size_t bytes)
 {
-    return point(fabric, axis, index, data, bytes, false);
+    return point(fabric, axis, index, data, bytes, false, fabric_nccl(fabric)->stream);
 }
+
+/* ---- beside the stream ---------------------------------------------------------------------- */
+
+static enum status cuda_check(cudaError_t result, const char *what)
+{
+    if (result == cudaSuccess)
+        return STATUS_OK;
+    log_error("NCCL: %s: %s", what, cudaGetErrorString(result));
+    return STATUS_DEVICE;
+}
+
+static enum status nccl_expect(struct fabric *fabric, enum axis axis,
+                               const struct fabric_expected *what, unsigned *turn)
+{
+    struct fabric_nccl *end = fabric_nccl(fabric);
+    *turn = end->turns++ % FABRIC_EXPECTED;
+    cudaEvent_t before = end->before[*turn], after = end->after[*turn];
+    enum status status = cuda_check(cudaEventRecord(before, end->stream), "expect");
+    if (status == STATUS_OK)
+        status = cuda_check(cudaStreamWaitEvent(end->aside, before, 0), "expect");
+    if (status == STATUS_OK)
+        status = point(fabric, axis, what->index, what->data, what->bytes, false, end->aside);
+    if (status == STATUS_OK && what->host != NULL)
+        status = cuda_check(cudaMemcpyAsync(what->host, (unsigned char *)what->data + what->skip,
+                                            what->bytes - what->skip, cudaMemcpyDeviceToHost,
+                                            end->aside),
+                            "expect");
+    if (status == STATUS_OK)
+        status = cuda_check(cudaEventRecord(after, end->aside), "expect");
+    return status;
+}
+
+static enum status nccl_arrive(struct fabric *fabric, unsigned turn)
+{
+    struct fabric_nccl *end = fabric_nccl(fabric);
+    return cuda_check(cudaStreamWaitEvent(end->stream, end->after[turn], 0), "arrive");
+}
+
+static enum status nccl_await_turn(struct fabric *fabric, unsigned turn)
+{
+    return cuda_check(cudaEventSynchronize(fabric_nccl(fabric)->after[turn]), "arrive");
+}
+
+/* A failed device has arrived too: what follows says so. */
+static bool nccl_arrived(struct fabric *fabric, unsigned turn)
+{
+    return cudaEventQuery(fabric_nccl(fabric)->after[turn]) != cudaErrorNotReady;
+}
+
+static enum status aside_open(struct fabric_nccl *end, struct error *error)
+{
+    cudaError_t result = cudaStreamCreateWithFlags(&end->aside, cudaStreamNonBlocking);
+    for (int i = 0; i < FABRIC_EXPECTED && result == cudaSuccess; i++) {
+        result = cudaEventCreateWithFlags(&end->before[i], cudaEventDisableTiming);
+        if (result == cudaSuccess)
+            result = cudaEventCreateWithFlags(&end->after[i], cudaEventDisableTiming);
+    }
+    return result == cudaSuccess
+               ? STATUS_OK
+               : error_set(error, STATUS_DEVICE, "NCCL: a stream: %s", cudaGetErrorString(result));
+}
+
+static void aside_close(struct fabric_nccl *end)
+{
+    for (int i = 0; i < FABRIC_EXPECTED; i++) {
+        if (end->before[i] != NULL)
+            (void)cudaEventDestroy(end->before[i]);
+        if (end->after[i] != NULL)
+            (void)cudaEventDestroy(end->after[i]);
+    }
+    if (end->aside != NULL)
+        (void)cudaStreamDestroy(end->aside);
+}
+
+/* ---- over the host -------------------------------------------------------------------------- */
 
 static enum status nccl_publish(struct fabric *fabric, const void *bytes, size_t length)
 {
@@ -162,27 +249,27 @@ static void nccl_abort(struct fabric *fabric, const char *why)
 
 /* ---- failures between calls ----------------------------------------------------------------- */
 
-/* The axis whose communicator failed, AXES: none. */
-static int failed_axis(struct fabric_nccl *end, ncclResult_t *result)
+/* The communicator that failed, COMMS: none. */
+static int comm_failed(struct fabric_nccl *end, ncclResult_t *result)
 {
-    for (int axis = 0; axis < AXES; axis++) {
-        if (end->comm[axis] == NULL)
+    for (int i = 0; i < COMMS; i++) {
+        if (end->comm[i] == NULL)
             continue;
-        ncclResult_t asked = end->calls.comm_async_error(end->comm[axis], result);
+        ncclResult_t asked = end->calls.comm_async_error(end->comm[i], result);
         if (asked != ncclSuccess)
             *result = asked;
         if (*result != ncclSuccess && *result != ncclInProgress)
-            return axis;
+            return i;
     }
-    return AXES;
+    return COMMS;
 }
 
 /* The kernels that wait for a lost rank end with their communicator; then the job does. */
-static void fail(struct fabric_nccl *end, int axis, ncclResult_t result)
+static void fail(struct fabric_nccl *end, int which, ncclResult_t result)
 {
     char why[256];
-    snprintf(why, sizeof why, "rank %d: NCCL along the %s axis failed: %s", end->core.door.rank,
-             nccl_axis_names[axis], end->calls.error_string(result));
+    snprintf(why, sizeof why, "rank %d: NCCL: the %s group failed: %s", end->core.door.rank,
+             nccl_names[which], end->calls.error_string(result));
     atomic_store(&end->failed, true);
     nccl_groups_abort(end);
     end->host->ops->abort(end->host, why);
@@ -196,9 +283,9 @@ static void *poll_main(void *context)
         if (pthread_mutex_trylock(&end->lock) != 0)
             continue; /* a call is under way and looks for itself */
         ncclResult_t result = ncclSuccess;
-        int axis = failed_axis(end, &result);
-        if (axis < AXES)
-            fail(end, axis, result);
+        int which = comm_failed(end, &result);
+        if (which < COMMS)
+            fail(end, which, result);
         pthread_mutex_unlock(&end->lock);
     }
     return NULL;
@@ -213,6 +300,7 @@ static void end_free(struct fabric_nccl *end)
         pthread_join(end->poller, NULL);
     }
     nccl_groups_close(end);
+    aside_close(end);
     pthread_mutex_destroy(&end->lock);
     fabric_core_close(&end->core);
     free(end);
@@ -236,6 +324,10 @@ static const struct fabric_ops nccl_ops = {
     .receive = nccl_receive,
     .send_host = nccl_send_host,
     .receive_host = nccl_receive_host,
+    .expect = nccl_expect,
+    .arrive = nccl_arrive,
+    .await_turn = nccl_await_turn,
+    .arrived = nccl_arrived,
     .barrier = nccl_barrier,
     .abort = nccl_abort,
 };
@@ -274,7 +366,7 @@ static enum status end_open(struct fabric_nccl *end, struct fabric *host,
     status = memory->backend->synchronize(memory->device); /* its GPU is now this thread's */
     if (status != STATUS_OK)
         return error_set(error, status, "NCCL: the device does not answer");
-    return STATUS_OK;
+    return aside_open(end, error);
 }
 
 enum status fabric_open_nccl(struct fabric *host, const struct fabric_memory *memory,

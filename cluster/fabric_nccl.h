@@ -7,21 +7,27 @@
 #include "cluster/fabric.h"
 #include "cluster/nccl_calls.h"
 
-enum { AXES = AXIS_WORLD + 1 };
+/* A communicator along each axis, and one against the direction of the pipeline: what goes from a
+ * later stage to an earlier one never stands in line behind what goes forward. */
+enum { COMM_BACK = AXIS_WORLD + 1, COMMS };
 
 struct fabric_nccl {
     struct fabric_core core; /* first; its watch and its `aborted` are the host fabric's */
     struct fabric *host;
     struct nccl_calls calls;
     cudaStream_t stream;
-    ncclComm_t comm[AXES]; /* NULL: one member, or the world along another axis */
-    pthread_mutex_t lock;  /* one thread at a time talks to NCCL */
+    ncclComm_t comm[COMMS]; /* NULL: one member, or the world along another axis */
+    pthread_mutex_t lock;   /* one thread at a time talks to NCCL */
     atomic_bool failed, closing;
+    /* Receives beside the stream. */
+    cudaStream_t aside;
+    cudaEvent_t before[FABRIC_EXPECTED], after[FABRIC_EXPECTED];
+    unsigned turns;
     bool polling;
     pthread_t poller;
 };
 
-extern const char *const nccl_axis_names[AXES];
+extern const char *const nccl_names[COMMS];
 
 static inline struct fabric_nccl *fabric_nccl(struct fabric *fabric)
 {

@@ -6,7 +6,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 
-const char *const nccl_axis_names[AXES] = {"tensor", "context", "pipeline", "world"};
+const char *const nccl_names[COMMS] = {"tensor", "context", "pipeline", "world", "back"};
 
 static enum status refuse(struct fabric_nccl *end, ncclResult_t result, const char *what)
 {
@@ -35,10 +35,10 @@ enum status nccl_settle(struct fabric_nccl *end, ncclComm_t comm, ncclResult_t r
 
 void nccl_groups_abort(struct fabric_nccl *end)
 {
-    for (int axis = 0; axis < AXES; axis++) {
-        if (end->comm[axis] != NULL)
-            end->calls.comm_abort(end->comm[axis]);
-        end->comm[axis] = NULL;
+    for (int i = 0; i < COMMS; i++) {
+        if (end->comm[i] != NULL)
+            end->calls.comm_abort(end->comm[i]);
+        end->comm[i] = NULL;
     }
 }
 
@@ -63,37 +63,41 @@ static enum status group_id(struct fabric_nccl *end, enum axis axis, ncclUniqueI
     return status;
 }
 
-static enum status group_open(struct fabric_nccl *end, enum axis axis)
+static enum axis axis_of(int which)
+{
+    return which == COMM_BACK ? AXIS_PIPELINE : (enum axis)which;
+}
+
+static enum status group_open(struct fabric_nccl *end, int which)
 {
     enum { PATIENCE = 120 };
-    struct mesh mesh = end->host->mesh;
+    struct fabric *host = end->host;
     ncclUniqueId id;
-    enum status status = group_id(end, axis, &id);
+    enum status status = group_id(end, axis_of(which), &id);
     if (status != STATUS_OK)
         return status;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    config.commName = nccl_axis_names[axis];
+    config.blocking = getenv("JETD_NCCL_BLOCKING") != NULL;
+    config.commName = nccl_names[which];
     ncclResult_t result =
-        end->calls.comm_init(&end->comm[axis], mesh_axis_size(mesh, axis), id,
-                             mesh_axis_index(mesh, end->host->rank, axis), &config);
-    return nccl_settle(end, end->comm[axis], result, clock_now() + PATIENCE * CLOCK_SECOND,
+        end->calls.comm_init(&end->comm[which], mesh_axis_size(host->mesh, axis_of(which)), id,
+                             mesh_axis_index(host->mesh, host->rank, axis_of(which)), &config);
+    return nccl_settle(end, end->comm[which], result, clock_now() + PATIENCE * CLOCK_SECOND,
                        "meeting the other ranks");
 }
 
 enum status nccl_groups_open(struct fabric_nccl *end, struct error *error)
 {
-    struct mesh mesh = end->host->mesh;
     bool world = true; /* the world needs one of its own */
-    for (int axis = 0; axis < AXES; axis++) {
-        int size = mesh_axis_size(mesh, (enum axis)axis);
-        if (size == 1 || (axis == AXIS_WORLD && !world))
+    for (int i = 0; i < COMMS; i++) {
+        int size = mesh_axis_size(end->host->mesh, axis_of(i));
+        if (size == 1 || (i == AXIS_WORLD && !world))
             continue;
         world = world && size != end->core.world;
-        enum status status = group_open(end, (enum axis)axis);
+        enum status status = group_open(end, i);
         if (status != STATUS_OK)
-            return error_set(error, status, "NCCL: the %d ranks along the %s axis do not connect",
-                             size, nccl_axis_names[axis]);
+            return error_set(error, status, "NCCL: the %d ranks of the %s group do not connect",
+                             size, nccl_names[i]);
     }
     return STATUS_OK;
 }
@@ -131,11 +135,11 @@ enum status nccl_groups_warm(struct fabric_nccl *end, struct error *error)
 void nccl_groups_close(struct fabric_nccl *end)
 {
     enum { PATIENCE = 10 };
-    for (int axis = 0; axis < AXES; axis++) {
-        ncclComm_t comm = end->comm[axis];
+    for (int i = 0; i < COMMS; i++) {
+        ncclComm_t comm = end->comm[i];
         if (comm == NULL)
             continue;
-        end->comm[axis] = NULL;
+        end->comm[i] = NULL;
         enum status status = nccl_is_over(end)
                                  ? STATUS_ABORTED
                                  : nccl_settle(end, comm, end->calls.comm_finalize(comm),

@@ -228,7 +228,6 @@ static void place_head(const struct plan *plan, const struct rank_plan *rank, st
     s->head_normed = region_take(r, tile * hidden, act);
     s->raw = region_take(r, tile * vocab, sizeof(float));
     s->logits = region_take(r, tile * vocab, sizeof(float));
-    s->outcome = region_take(r, rows, sizeof(struct sample_result));
     s->summary = region_take(r, HEAD_TILE, sizeof(struct logit_summary));
     s->targets = region_take(r, HEAD_TILE, sizeof(int32_t));
     s->values = region_take(r, HEAD_TILE, sizeof(float));
@@ -250,6 +249,17 @@ uint64_t layout_meta(int sequences, int tokens)
            3 * round_up((uint64_t)tokens, META_ALIGN);
 }
 
+uint64_t layout_last(const struct plan *plan)
+{
+    return round_up((uint64_t)plan->limits.max_num_seqs * sizeof(int32_t), REGION_ALIGN);
+}
+
+uint64_t layout_returned(const struct plan *plan)
+{
+    uint64_t rows = (uint64_t)plan->limits.max_num_batched_tokens;
+    return round_up(layout_last(plan) + rows * sizeof(struct sample_result), REGION_ALIGN);
+}
+
 void layout_scratch(const struct plan *plan, const struct rank_plan *rank, struct region *r,
                     struct stage_scratch *s)
 {
@@ -258,12 +268,14 @@ void layout_scratch(const struct plan *plan, const struct rank_plan *rank, struc
     s->meta = region_take(r, layout_meta((int)sequences, (int)tokens), sizeof(int32_t));
     s->ids = region_take(r, tokens, sizeof(int32_t));
     s->last = region_take(r, sequences, sizeof(int32_t));
+    if (rank->last)
+        s->outcome = region_take(r, tokens, sizeof(struct sample_result));
+    else if (rank->first)
+        s->returned = region_take(r, STAGE_DEPTH, layout_returned(plan));
     s->table = region_take(r, sequences * (uint64_t)plan->max_blocks_per_sequence, sizeof(int32_t));
     s->remember_slots = region_take(r, tokens, sizeof(int32_t));
     s->remember_tokens = region_take(r, tokens, sizeof(int32_t));
     place_activations(plan, rank, r, s);
-    if (rank->first && !rank->last) /* as the last stage sends it */
-        s->outcome = region_take(r, tokens, sizeof(struct sample_result));
     if (rank->last)
         place_head(plan, rank, r, s);
 }

@@ -83,10 +83,12 @@ struct stage_state {
  */
 
 struct stage_scratch {
-    int32_t *meta;  /* the step's arrays of struct ragged, packed per step by ragged.c */
-    int32_t *ids;   /* [tokens] */
-    int32_t *last;  /* [slots] newest sampled token; kept between steps */
-    int32_t *table; /* [slots, max_blocks_per_sequence]; kept between steps */
+    int32_t *meta; /* the step's arrays of struct ragged, packed per step by ragged.c */
+    int32_t *ids;  /* [tokens] */
+    int32_t *last; /* [slots] newest sampled token; kept between steps */
+    struct sample_result *outcome; /* [rows]; last stage, right after `last` */
+    unsigned char *returned;       /* [STAGE_DEPTH, as last and outcome]; first stage of several */
+    int32_t *table;                /* [slots, max_blocks_per_sequence]; kept between steps */
     int32_t *remember_slots, *remember_tokens; /* [rows] */
     /* activations */
     void *x, *normed, *delta; /* [tokens, hidden] */
@@ -102,7 +104,6 @@ struct stage_scratch {
     void *head_normed;             /* [sample tile, hidden] */
     float *raw;                    /* [sample tile, columns] logits before adjustment */
     float *logits;                 /* [sample tile, columns]; see sample_columns() */
-    struct sample_result *outcome; /* [rows]; first stage too */
     struct logit_summary *summary; /* [HEAD_TILE] */
     int32_t *targets;              /* [HEAD_TILE] */
     float *values, *maxima;        /* [HEAD_TILE] */
@@ -116,6 +117,10 @@ struct stage_scratch {
     uint32_t *counts;              /* [slots, columns] */
 };
 
+/* Bytes from `last` to `outcome`. */
+uint64_t layout_last(const struct plan *plan);
+/* Bytes of both, with room for all rows. */
+uint64_t layout_returned(const struct plan *plan);
 /* Integers of a step's packed arrays at most. */
 uint64_t layout_meta(int sequences, int tokens);
 

@@ -62,44 +62,16 @@ static enum status output_send(struct stage *stage)
                                     stage->scratch.x, hidden_bytes(stage));
 }
 
-/* Whether tokens go from the last stage to the first from device to device. Every rank's stream has
- * a step's transfers in the order of stages and the next step's after them, so that no two ranks
- * wait for each other; steps without rows return nothing and follow each other without a wait. */
-static bool results_streamed(const struct stage *stage)
-{
-    return stage->fabric->streamed && sample_resident(stage) && stage->plan->mesh.pipeline > 1;
-}
-
-/* The newest tokens of all slots, to be embedded, and the rows' outcome, for the host. */
-static enum status results_return(struct stage *stage, const struct step *step)
-{
-    const struct fabric_ops *ops = stage->fabric->ops;
-    struct stage_scratch *s = &stage->scratch;
-    size_t slots = (size_t)stage->plan->limits.max_num_seqs * sizeof *s->last;
-    size_t rows = (size_t)step->rows * sizeof *s->outcome;
-    if (step->rows == 0 || !results_streamed(stage))
-        return STATUS_OK;
-    if (stage->rank->last) {
-        TRY(ops->send(stage->fabric, AXIS_PIPELINE, 0, s->last, slots));
-        return ops->send(stage->fabric, AXIS_PIPELINE, 0, s->outcome, rows);
-    }
-    if (!stage->rank->first)
-        return STATUS_OK;
-    int last = stage->plan->mesh.pipeline - 1;
-    TRY(ops->receive(stage->fabric, AXIS_PIPELINE, last, s->last, slots));
-    return ops->receive(stage->fabric, AXIS_PIPELINE, last, s->outcome, rows);
-}
-
 /* What a step does on the device alone, and what a recording holds. */
 static enum status device_run(struct stage *stage, const struct step *step)
 {
     TRY(input_run(stage, step));
     TRY(layers_run(stage));
     if (!stage->rank->last)
-        TRY(output_send(stage));
-    else if (sample_resident(stage))
+        return output_send(stage);
+    if (sample_resident(stage))
         TRY(sample_run(stage, step));
-    return results_return(stage, step);
+    return results_streamed(stage) ? results_send(stage, step) : STATUS_OK;
 }
 
 /* The last stage's results go to stage 0, rank by rank along the tensor axis; both remember the
@@ -125,7 +97,7 @@ static enum status results_run(struct stage *stage, const struct step *step,
 static enum status results_fetch(struct stage *stage, const struct step *step, int index)
 {
     struct lane *lane = &stage->lane[index];
-    bool by_host = stage->rank->last && !stage->rank->first && !results_streamed(stage);
+    bool by_host = stage->rank->last && !stage->rank->first;
     if (step->rows == 0 || (stage->fabric->rank != 0 && !by_host))
         return STATUS_OK;
     TRY(stage->backend->fetch(stage->device, index, lane->results, stage->scratch.outcome,
@@ -139,7 +111,7 @@ static enum status results_take(struct stage *stage, const struct step *step, in
 {
     struct lane *lane = &stage->lane[index];
     if (results_streamed(stage))
-        return results_fetch(stage, step, index);
+        return stage->rank->first ? results_expect(stage, step, lane) : STATUS_OK;
     if (stage->rank->last)
         TRY(sample_resident(stage) ? results_fetch(stage, step, index)
                                    : head_run(stage, step, lane->results));
@@ -152,6 +124,8 @@ static enum status step_run(struct stage *stage, const struct step *step, int in
     if (step->tokens == 0)
         return STATUS_OK;
     TRY(ragged_upload(stage, step, error));
+    if (stage->rank->first && results_streamed(stage))
+        TRY(results_need(stage, step));
     if (stage->rank->last) {
         TRY(tokens_count(stage, step));
         TRY(rows_upload(stage, step));
@@ -168,7 +142,7 @@ enum status stage_submit(struct stage *stage, const struct step *step, struct er
                          STAGE_DEPTH);
     int index = (stage->first_lane + stage->lanes) % STAGE_DEPTH;
     stage->lane[index].rows = step->rows;
-    stage->lane[index].fetched = false;
+    stage->lane[index].fetched = stage->lane[index].expected = false;
     guard_enter("step");
     enum status status = step_run(stage, step, index, error);
     guard_leave();
@@ -185,8 +159,10 @@ enum status stage_collect(struct stage *stage, struct sample_result *results, in
     if (stage->lanes == 0)
         return error_set(error, STATUS_INTERNAL, "stage: no step is under way");
     const struct lane *lane = &stage->lane[stage->first_lane];
-    if (lane->fetched) {
-        enum status status = stage->backend->wait(stage->device, stage->first_lane);
+    if (lane->fetched || lane->expected) {
+        enum status status = lane->fetched
+                                 ? stage->backend->wait(stage->device, stage->first_lane)
+                                 : stage->fabric->ops->await_turn(stage->fabric, lane->turn);
         if (status != STATUS_OK)
             return error_set(error, status, "rank %d: waiting for a step: %s", stage->rank->rank,
                              status_name(status));
@@ -202,8 +178,11 @@ enum status stage_collect(struct stage *stage, struct sample_result *results, in
 bool stage_ready(const struct stage *stage)
 {
     const struct lane *lane = &stage->lane[stage->first_lane];
-    return stage->lanes > 0 &&
-           (!lane->fetched || stage->backend->ready(stage->device, stage->first_lane));
+    if (stage->lanes == 0)
+        return false;
+    if (lane->expected)
+        return stage->fabric->ops->arrived(stage->fabric, lane->turn);
+    return !lane->fetched || stage->backend->ready(stage->device, stage->first_lane);
 }
 
 int stage_pending(const struct stage *stage)

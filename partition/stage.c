@@ -90,8 +90,10 @@ static enum status host_open(struct stage *stage, struct error *error)
     stage->reset = calloc((size_t)shape.max_sequences, sizeof *stage->reset);
     stage->pairs = calloc(2 * rows, sizeof *stage->pairs);
     stage->row = calloc(rows, sizeof *stage->row);
+    stage->returns.slot = calloc(slots, sizeof *stage->returns.slot);
     if (stage->meta == NULL || stage->slot_blocks == NULL || stage->slot_length == NULL ||
-        stage->entry == NULL || stage->reset == NULL || stage->pairs == NULL || stage->row == NULL)
+        stage->entry == NULL || stage->reset == NULL || stage->pairs == NULL ||
+        stage->row == NULL || stage->returns.slot == NULL)
         return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");
     if (stage->rank->last && head_create(stage) != STATUS_OK)
         return error_set(error, STATUS_NO_MEMORY, "head: out of host memory");
@@ -147,5 +149,6 @@ void stage_close(struct stage *stage)
     free(stage->reset);
     free(stage->pairs);
     free(stage->row);
+    free(stage->returns.slot);
     free(stage);
 }

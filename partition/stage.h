@@ -10,7 +10,16 @@ struct replays; /* replay.c */
 struct lane {
     struct sample_result *results; /* [max rows]; pinned where the backend fetches */
     int rows;
-    bool fetched; /* the results arrive by a fetch: wait for it */
+    bool fetched;  /* the results arrive by a fetch: wait for it */
+    bool expected; /* they arrive by the fabric, at `turn` */
+    unsigned turn;
+};
+
+/* Results on their way from the last stage to the first (returns.c): turn number n - 1 of each. */
+struct returns {
+    uint64_t expected, arrived; /* how many; what arrived is in scratch.last */
+    unsigned turn[STAGE_DEPTH]; /* by number % STAGE_DEPTH */
+    uint64_t *slot;             /* [slots] how many must have arrived for the newest token */
 };
 
 struct stage {
@@ -38,7 +47,8 @@ struct stage {
     struct sample_row *row;    /* [rows] */
     struct head *head;         /* host side of the head, last stage only (head.h) */
     struct lane lane[STAGE_DEPTH];
-    int first_lane, lanes;   /* oldest under way, how many */
+    int first_lane, lanes; /* oldest under way, how many */
+    struct returns returns;
     struct replays *replays; /* NULL: the backend does not record */
 };
 
@@ -88,6 +98,15 @@ struct sample_needs {
     bool adjusted, thresholds, tops;
 };
 struct sample_needs sample_needs_of(const struct stage *stage, const struct step *step);
+
+/* returns.c. Whether tokens go from the last stage to the first from device to device. */
+bool results_streamed(const struct stage *stage);
+/* Last stage, after sampling. */
+enum status results_send(struct stage *stage, const struct step *step);
+/* First stage, after the step's device work was enqueued. */
+enum status results_expect(struct stage *stage, const struct step *step, struct lane *lane);
+/* First stage, before a step: its device tokens are there when its work begins. */
+enum status results_need(struct stage *stage, const struct step *step);
 
 /* head.c: the step's rows and lists to the device; last stage only. */
 enum status rows_upload(struct stage *stage, const struct step *step);

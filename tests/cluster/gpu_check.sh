@@ -10,6 +10,7 @@ parts=${*:-check bench}
 out=${OUT:-$(mktemp -d)}
 table=$out/gpu_check.txt
 : >"$table"
+fixtures=${FIXTURES:-tiny-f32 tiny-bf16-sharded}
 gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OPENBLAS_NUM_THREADS=1
 export OMPI_MCA_mca_base_component_show_load_errors=0 NCCL_NVLS_ENABLE=0
@@ -77,7 +78,7 @@ run_check() {
     fault "rank 1 stalled in step 7" stop 1
     fault "rank 1 stalled in step 7 .it has been" slow 1
     fault "rank asked for the end" abort 1
-    for fixture in tiny-f32 tiny-bf16-sharded; do
+    for fixture in $fixtures; do
         for mesh in "2 1" "1 2"; do
             name=$(echo "$mesh" | tr ' ' x)
             # shellcheck disable=SC2086

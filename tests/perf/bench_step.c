@@ -14,7 +14,7 @@
 struct bench {
     const char *config, *device;
     int batch, context, steps, chunk, tensor, pipeline;
-    bool json, help;
+    bool batch_invariant, json, help;
 };
 
 #define AT(field) offsetof(struct bench, field)
@@ -28,6 +28,7 @@ static const struct option_entry entries[] = {
     {"chunk", NULL, OPTION_INT, "8192", "TOKENS", "prefill: tokens of one step", 1, 1 << 20, NULL, AT(chunk)},
     {"tp", NULL, OPTION_INT, "1", "N", "tensor parallel ranks", 1, 64, NULL, AT(tensor)},
     {"pp", NULL, OPTION_INT, "1", "N", "pipeline stages", 1, 64, NULL, AT(pipeline)},
+    {"batch-invariant", NULL, OPTION_FLAG, "false", NULL, "as jetd's --batch-invariant", 0, 0, NULL, AT(batch_invariant)},
     {"json", NULL, OPTION_FLAG, "false", NULL, "one JSON object a line", 0, 0, NULL, AT(json)},
     {"help", NULL, OPTION_FLAG, "false", NULL, "print this and exit", 0, 0, NULL, AT(help)},
 };
@@ -124,9 +125,11 @@ static enum status rig_open(const struct bench *bench, int max_tokens, int max_l
                     (char *)"--max-model-len",
                     text[4],
                     (char *)"--gpu-memory-utilization",
-                    (char *)"0.97"};
-    enum status status = option_load(&settings_table, sizeof argv / sizeof argv[0], argv,
-                                     &rig->settings, &rig->store, error);
+                    (char *)"0.97",
+                    (char *)"--batch-invariant"}; /* last: left out unless asked for */
+    int given = (int)(sizeof argv / sizeof argv[0]) - !bench->batch_invariant;
+    enum status status =
+        option_load(&settings_table, given, argv, &rig->settings, &rig->store, error);
     if (status == STATUS_OK)
         status = rank_open(&rig->settings, NULL, &rig->rank, error);
     if (status != STATUS_OK)
@@ -188,17 +191,27 @@ static enum status inject_all(const struct bench *bench, struct rig *rig, int to
     return status;
 }
 
+enum { GROUPS_MOST = 64 };
+
+/* Stages of a pipeline work on different sequences: as many groups as stages take turns. */
+static int decode_groups(const struct bench *bench)
+{
+    return bench->batch % bench->pipeline == 0 ? bench->pipeline : 1;
+}
+
 static enum status decode_submit(const struct bench *bench, struct rig *rig, int number,
                                  struct error *error)
 {
+    int groups = decode_groups(bench), size = bench->batch / groups;
     step_begin(rig->builder, (uint64_t)number + 1);
-    for (int slot = 0; slot < bench->batch; slot++) {
+    for (int i = 0; i < size; i++) {
+        int slot = number % groups * size + i;
         struct step_sequence sequence = {
-            .slot = slot, .tokens = 1, .context = bench->context + number};
+            .slot = slot, .tokens = 1, .context = bench->context + number / groups};
         int32_t token = -1 - slot;
         enum status status = step_add_sequence(rig->builder, &sequence, &token, NULL);
         if (status == STATUS_OK)
-            status = step_add_row(rig->builder, greedy_row(slot, slot), NULL, NULL);
+            status = step_add_row(rig->builder, greedy_row(i, slot), NULL, NULL);
         if (status != STATUS_OK)
             return error_set(error, status, "a step has no room for %d sequences", bench->batch);
     }
@@ -206,12 +219,12 @@ static enum status decode_submit(const struct bench *bench, struct rig *rig, int
 }
 
 /* Two steps under way, as the executor keeps them; the time of a step is from one collect to the
- * next. */
+ * next of the same group. */
 static enum status decode_run(const struct bench *bench, struct rig *rig, int warm,
                               struct samples *samples, struct error *error)
 {
-    int total = warm + bench->steps, rows;
-    int64_t last = 0;
+    int groups = decode_groups(bench), total = (warm + bench->steps) * groups, rows;
+    int64_t last[GROUPS_MOST] = {0};
     enum status status = decode_submit(bench, rig, 0, error);
     for (int i = 1; status == STATUS_OK && i <= total; i++) {
         if (i < total)
@@ -219,9 +232,9 @@ static enum status decode_run(const struct bench *bench, struct rig *rig, int wa
         if (status == STATUS_OK)
             status = stage_collect(rig->rank.stage, NULL, &rows, error);
         int64_t now = clock_now();
-        if (i > warm && i < total)
-            samples_add(samples, clock_seconds(now - last));
-        last = now;
+        if (i > warm * groups && i < total)
+            samples_add(samples, clock_seconds(now - last[i % groups]));
+        last[i % groups] = now;
     }
     return status;
 }
