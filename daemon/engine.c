@@ -33,6 +33,8 @@ static enum status parts_create(struct engine *engine, struct error *error)
     enum status status = scheduler_create(shape, &engine->scheduler, error);
     if (status != STATUS_OK)
         return status;
+    int stages = engine->options.plan->mesh.pipeline;
+    scheduler_set_groups(engine->scheduler, stages < EXECUTOR_DEPTH ? stages : EXECUTOR_DEPTH);
     engine->builder = step_builder_create(shape);
     engine->result = calloc((size_t)shape->max_rows, sizeof *engine->result);
     bool good = engine->builder != NULL && engine->result != NULL;

@@ -14,6 +14,8 @@ struct scheduler {
     int capacity;                  /* running sequences: each can have a token and a row a step */
     int unit;
     int biases, bans; /* set aside by running and removed entries */
+    int groups, turn; /* turn: the group of the next step */
+    int members[SCHEDULER_GROUPS_MAX];
 };
 
 static int least(int a, int b)
@@ -82,8 +84,11 @@ enum status scheduler_create(const struct step_shape *shape, struct scheduler **
         blocks_destroy(blocks);
         return error_set(error, STATUS_NO_MEMORY, "scheduler: out of memory");
     }
-    *s = (struct scheduler){
-        .shape = *shape, .blocks = blocks, .capacity = capacity, .unit = unit_of(shape, capacity)};
+    *s = (struct scheduler){.shape = *shape,
+                            .blocks = blocks,
+                            .capacity = capacity,
+                            .unit = unit_of(shape, capacity),
+                            .groups = 1};
     *scheduler = s;
     return STATUS_OK;
 }
@@ -94,6 +99,11 @@ void scheduler_destroy(struct scheduler *s)
         return;
     blocks_destroy(s->blocks);
     free(s);
+}
+
+void scheduler_set_groups(struct scheduler *s, int groups)
+{
+    s->groups = least(groups < 1 ? 1 : groups, SCHEDULER_GROUPS_MAX);
 }
 
 struct batch *batch_create(const struct step_shape *shape)
@@ -152,6 +162,11 @@ static bool entry_admit(struct scheduler *s, struct entry *entry)
     s->bans += entry->bans;
     queue_remove(&s->waiting, entry);
     entry->state = ENTRY_RUNNING;
+    entry->group = 0;
+    for (int group = 1; group < s->groups; group++)
+        if (s->members[group] < s->members[entry->group])
+            entry->group = group;
+    s->members[entry->group]++;
     queue_insert(&s->running, entry);
     return true;
 }
@@ -168,10 +183,12 @@ static void waiting_admit(struct scheduler *s)
 
 void scheduler_remove(struct scheduler *s, struct entry *entry)
 {
-    if (entry->state == ENTRY_WAITING)
+    if (entry->state == ENTRY_WAITING) {
         queue_remove(&s->waiting, entry);
-    else if (entry->state == ENTRY_RUNNING)
+    } else if (entry->state == ENTRY_RUNNING) {
         queue_remove(&s->running, entry);
+        s->members[entry->group]--;
+    }
     entry->state = ENTRY_REMOVED;
 }
 
@@ -202,14 +219,24 @@ static void batch_add(struct batch *batch, struct batch_item item, int *singles)
     batch->rows += item.scored + (item.sample >= 0);
 }
 
-static void decodes_add(struct scheduler *s, struct batch *batch, int *singles)
+static void group_add(struct scheduler *s, struct batch *batch, int group, int *singles)
 {
     for (struct entry *entry = s->running.first; entry != NULL; entry = entry->next) {
-        if (entry->paused || entry->done < entry->inputs || entry->sampled >= entry->samples)
+        if (entry->group != group || entry->paused || entry->done < entry->inputs ||
+            entry->sampled >= entry->samples)
             continue;
         struct batch_item item = {
             .entry = entry, .context = entry->done, .tokens = 1, .sample = entry->sampled};
         batch_add(batch, item, singles);
+    }
+}
+
+/* The group whose turn it is, or the next that has something to do. */
+static void decodes_add(struct scheduler *s, struct batch *batch, int *singles)
+{
+    for (int i = 0; i < s->groups && batch->items == 0; i++) {
+        group_add(s, batch, s->turn, singles);
+        s->turn = (s->turn + 1) % s->groups;
     }
 }
 

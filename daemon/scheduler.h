@@ -6,6 +6,8 @@
  * in line.
  * - A step holds one token of every running sequence that is past its prompt, then chunks of
  * prompts in the same order within what is left of max_tokens and max_rows.
+ * - With several groups running sequences are dealt to them, and a step has the tokens of one group
+ * only, in turns: a pipeline's stages then work on different steps.
  * - Prompts are cut only at multiples of a unit, and never so that one token is left over: the
  * pieces that kernels see inside a chunk are then the same wherever the cuts fall, so that a
  * sequence's numbers do not depend on what else was in its steps. */
@@ -18,7 +20,10 @@
 #include "daemon/blocks.h"
 #include "partition/step.h"
 
-enum { SCHEDULER_UNIT_MAX = 64 }; /* tokens between possible cuts of a prompt */
+enum {
+    SCHEDULER_UNIT_MAX = 64, /* tokens between possible cuts of a prompt */
+    SCHEDULER_GROUPS_MAX = 8,
+};
 
 /* new -> ENTRY_WAITING -> ENTRY_RUNNING -> ENTRY_REMOVED -> (slot given back) ENTRY_NEW */
 enum entry_state { ENTRY_NEW, ENTRY_WAITING, ENTRY_RUNNING, ENTRY_REMOVED };
@@ -38,6 +43,7 @@ struct entry {
     int slot;    /* -1: none */
     int done;    /* tokens in submitted steps */
     int sampled; /* samples in submitted steps */
+    int group;   /* whose turns it decodes in */
     struct entry *previous, *next;
 };
 
@@ -62,6 +68,8 @@ struct scheduler;
 enum status scheduler_create(const struct step_shape *shape, struct scheduler **scheduler,
                              struct error *error);
 void scheduler_destroy(struct scheduler *scheduler);
+/* How many groups take turns, 1 at first; before the first entry. */
+void scheduler_set_groups(struct scheduler *scheduler, int groups);
 struct batch *batch_create(const struct step_shape *shape); /* NULL: out of memory */
 void batch_destroy(struct batch *batch);
 

@@ -191,12 +191,11 @@ static enum status inject_all(const struct bench *bench, struct rig *rig, int to
     return status;
 }
 
-enum { GROUPS_MOST = 64 };
-
-/* Stages of a pipeline work on different sequences: as many groups as stages take turns. */
+/* Stages of a pipeline work on different sequences: groups take turns, as the engine has them. */
 static int decode_groups(const struct bench *bench)
 {
-    return bench->batch % bench->pipeline == 0 ? bench->pipeline : 1;
+    int groups = bench->pipeline < STAGE_DEPTH ? bench->pipeline : STAGE_DEPTH;
+    return bench->batch % groups == 0 ? groups : 1;
 }
 
 static enum status decode_submit(const struct bench *bench, struct rig *rig, int number,
@@ -224,7 +223,7 @@ static enum status decode_run(const struct bench *bench, struct rig *rig, int wa
                               struct samples *samples, struct error *error)
 {
     int groups = decode_groups(bench), total = (warm + bench->steps) * groups, rows;
-    int64_t last[GROUPS_MOST] = {0};
+    int64_t last[STAGE_DEPTH] = {0};
     enum status status = decode_submit(bench, rig, 0, error);
     for (int i = 1; status == STATUS_OK && i <= total; i++) {
         if (i < total)

@@ -105,6 +105,42 @@ static void test_decodes_come_first(void **state)
     bench_close(&bench);
 }
 
+static void test_groups_take_turns(void **state)
+{
+    (void)state;
+    struct bench bench;
+    struct entry entry[3] = {{0}};
+    bench_open(&bench, &SHAPE);
+    scheduler_set_groups(bench.scheduler, 2);
+    for (int i = 0; i < 3; i++)
+        entry_add(&bench, &entry[i], 10, 20);
+    assert_int_equal(compose(&bench)->items, 3); /* prompts know no turns */
+    for (int turn = 0; turn < 4; turn++) {
+        struct batch *batch = compose(&bench);
+        assert_int_equal(batch->items, turn % 2 == 0 ? 2 : 1);
+        item_expect(&batch->item[0], &entry[turn % 2], 10 + turn / 2, 1, 1 + turn / 2);
+        if (turn % 2 == 0)
+            item_expect(&batch->item[1], &entry[2], 10 + turn / 2, 1, 1 + turn / 2);
+    }
+    scheduler_release(bench.scheduler, &entry[1]); /* the only one of its group */
+    for (int turn = 0; turn < 3; turn++) {
+        struct batch *batch = compose(&bench);
+        assert_int_equal(batch->items, 2);
+        item_expect(&batch->item[0], &entry[0], 12 + turn, 1, 3 + turn);
+    }
+    struct entry late = {0}; /* into the empty group */
+    entry_add(&bench, &late, 5, 20);
+    assert_int_equal(compose(&bench)->items, 3);
+    struct batch *batch = compose(&bench);
+    assert_int_equal(batch->items, 1);
+    item_expect(&batch->item[0], &late, 5, 1, 1);
+    assert_int_equal(compose(&bench)->items, 2);
+    for (int i = 0; i < 3; i += 2)
+        scheduler_release(bench.scheduler, &entry[i]);
+    scheduler_release(bench.scheduler, &late);
+    bench_close(&bench);
+}
+
 static void test_one_token_is_never_left_over(void **state)
 {
     (void)state;
@@ -462,6 +498,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decodes_come_first),
+        cmocka_unit_test(test_groups_take_turns),
         cmocka_unit_test(test_one_token_is_never_left_over),
         cmocka_unit_test(test_single_token_prompts_go_among_decodes),
         cmocka_unit_test(test_priority_then_arrival),
