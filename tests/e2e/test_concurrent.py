@@ -11,7 +11,9 @@ import grpc
 import pytest
 from conftest import DEMO
 
-COUNT = 64
+# Builds with sanitizers are 10 to 50 times slower: fewer requests there.
+LIGHT = "JETD_TEST_LIGHT" in os.environ
+COUNT = 16 if LIGHT else 64
 
 
 def make_request(pb, prompts, i):
@@ -111,7 +113,7 @@ def test_mixed_load(pb, start, mesh):
         round_of(1)
         before = quiet(pb, control), descriptors(pid), resident(pid)
         ended = 0
-        for seed in (2, 3):
+        for seed in (2,) if LIGHT else (2, 3):
             for i, (status, outputs) in enumerate(round_of(seed)):
                 if status == grpc.StatusCode.OK:
                     assert outputs == alone[i][1], f"request {i} differs from its run alone"
