@@ -61,31 +61,11 @@ static enum status attend(struct stage *stage, int index)
 
 enum status attention_run(struct stage *stage, int index)
 {
-    const struct backend *backend = stage->backend;
     const struct attention_weights *w = &stage->weights.layer[index].attention;
-    struct stage_scratch *s = &stage->scratch;
     struct attention_columns at = layout_attention_columns(stage->plan, stage->rank);
-    int tokens = stage->batch.tokens, hidden = stage->plan->model.hidden;
-    TRY(backend->gemm(stage->device, &(struct gemm_op){.rows = tokens,
-                                                       .columns = at.total,
-                                                       .depth = hidden,
-                                                       .ld_x = hidden,
-                                                       .ld_out = at.total,
-                                                       .x = s->normed,
-                                                       .weight = w->projection,
-                                                       .bias = w->bias,
-                                                       .out = s->projected}));
+    TRY(projection_run(stage, w->projection, w->bias, at.total));
     TRY(rotate(stage, at.q, span_size(stage->rank->q_heads), at.total));
     TRY(rotate(stage, at.k, span_size(stage->rank->kv_heads), at.total));
     TRY(attend(stage, index));
-    int width = at.k - at.q;
-    TRY(backend->gemm(stage->device, &(struct gemm_op){.rows = tokens,
-                                                       .columns = hidden,
-                                                       .depth = width,
-                                                       .ld_x = width,
-                                                       .ld_out = hidden,
-                                                       .x = s->mixed,
-                                                       .weight = w->output,
-                                                       .out = s->delta}));
-    return stage_reduce(stage, s->delta, (uint64_t)tokens * (uint64_t)hidden);
+    return output_run(stage, w->output, at.k - at.q);
 }

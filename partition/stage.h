@@ -73,6 +73,10 @@ enum status jet_run(struct stage *stage, int index);
 enum status attention_run(struct stage *stage, int index);
 /* mlp.c: delta = mlp(normed), summed. */
 enum status mlp_run(struct stage *stage, int index);
+/* dense.c: the products that every layer is made of. projected = normed W^T (+ bias), with
+ * `columns` columns; then delta = mixed W^T, `depth` deep, summed over the tensor ranks. */
+enum status projection_run(struct stage *stage, const void *weight, const float *bias, int columns);
+enum status output_run(struct stage *stage, const void *weight, int depth);
 /* Sums delta over the tensor ranks. */
 enum status stage_reduce(struct stage *stage, void *data, uint64_t count);
 
