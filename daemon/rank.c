@@ -98,12 +98,32 @@ static enum status open_tokenizer(const struct settings *settings, struct rank *
 
 /* ---- plan --------------------------------------------------------------------------------- */
 
-static struct limits limits_of(const struct settings *settings, uint64_t memory)
+static bool on_cuda(const struct rank *rank)
+{
+    return strcmp(rank->backend->name, "cuda") == 0;
+}
+
+static int sequences_of(const struct settings *settings, bool cuda)
+{
+    if (settings->max_num_seqs > 0)
+        return settings->max_num_seqs;
+    return cuda ? 256 : 64;
+}
+
+static int tokens_of(const struct settings *settings, bool cuda)
+{
+    if (settings->max_num_batched_tokens > 0)
+        return settings->max_num_batched_tokens;
+    int tokens = cuda ? 8192 : 512, sequences = sequences_of(settings, cuda);
+    return tokens > sequences ? tokens : sequences;
+}
+
+static struct limits limits_of(const struct settings *settings, bool cuda, uint64_t memory)
 {
     return (struct limits){
         .max_model_len = settings->max_model_len,
-        .max_num_seqs = settings->max_num_seqs,
-        .max_num_batched_tokens = settings->max_num_batched_tokens,
+        .max_num_seqs = sequences_of(settings, cuda),
+        .max_num_batched_tokens = tokens_of(settings, cuda),
         .block_tokens = settings->block_size,
         .kv_blocks = settings->kv_blocks,
         .memory_bytes = memory,
@@ -143,7 +163,7 @@ enum status rank_print_plan(const struct settings *settings, struct error *error
     uint64_t memory = settings->memory;
     if (cuda && memory > 0)
         memory = (uint64_t)((double)memory * settings->gpu_memory_utilization);
-    status = plan_make(&rank.model, mesh, limits_of(settings, memory),
+    status = plan_make(&rank.model, mesh, limits_of(settings, cuda, memory),
                        cuda ? DTYPE_BF16 : DTYPE_F32, &rank.plan, error);
     if (status == STATUS_OK)
         plan_print(rank.plan, stdout);
@@ -197,14 +217,14 @@ static enum status open_device(const struct settings *settings, struct rank *ran
 {
     int size, own, local;
     launcher_world(&size, &own, &local);
-    struct device_options options = {
-        .threads = settings->threads,
-        .max_tokens = settings->max_num_batched_tokens,
-        .max_sequences = settings->max_num_seqs,
-        .batch_invariant = settings->batch_invariant,
-    };
     bool automatic = strcmp(settings->device, "auto") == 0;
     rank->backend = backend_find(automatic ? "cuda" : settings->device);
+    struct device_options options = {
+        .threads = settings->threads,
+        .max_tokens = tokens_of(settings, on_cuda(rank)),
+        .max_sequences = sequences_of(settings, on_cuda(rank)),
+        .batch_invariant = settings->batch_invariant,
+    };
     int devices = rank->backend->devices != NULL ? rank->backend->devices() : 0;
     options.ordinal = devices > 0 ? local % devices : 0; /* more ranks than GPUs share them */
     enum status status = rank->backend->open(&options, &rank->device, error);
@@ -212,6 +232,8 @@ static enum status open_device(const struct settings *settings, struct rank *ran
         log_info("no usable GPU (%s): running on the cpu", error->text);
         error_clear(error);
         rank->backend = backend_find("cpu");
+        options.max_tokens = tokens_of(settings, false);
+        options.max_sequences = sequences_of(settings, false);
         status = rank->backend->open(&options, &rank->device, error);
     }
     return status;
@@ -239,7 +261,7 @@ static enum status memory_limit(const struct settings *settings, struct rank *ra
                                 uint64_t *memory)
 {
     *memory = settings->memory;
-    if (*memory != 0 || strcmp(rank->backend->name, "cuda") != 0)
+    if (*memory != 0 || !on_cuda(rank))
         return STATUS_OK;
     size_t available, total;
     enum status status = rank->backend->memory(rank->device, &available, &total);
@@ -304,8 +326,9 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
     if (status == STATUS_OK)
         status = memory_limit(settings, rank, &memory);
     if (status == STATUS_OK)
-        status = plan_make(&rank->model, rank->fabric->mesh, limits_of(settings, memory),
-                           rank->backend->activation, &rank->plan, error);
+        status =
+            plan_make(&rank->model, rank->fabric->mesh, limits_of(settings, on_cuda(rank), memory),
+                      rank->backend->activation, &rank->plan, error);
     if (status != STATUS_OK)
         return status;
     plan_step_shape(rank->plan, &rank->shape);
