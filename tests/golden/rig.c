@@ -11,6 +11,7 @@ enum { COMMAND_STOP = -1 }; /* a message of one int32: stop, or the slot to chec
 const struct backend *rig_backend;
 int rig_ordinal;
 bool rig_nccl;
+bool rig_invariant;
 double rig_slack = 1;
 
 void rig_fail(struct rig *rig, const char *format, ...)
@@ -53,7 +54,8 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
     struct device_options device = {.ordinal = rig_ordinal,
                                     .threads = 1,
                                     .max_tokens = limits.max_num_batched_tokens,
-                                    .max_sequences = 6};
+                                    .max_sequences = 6,
+                                    .batch_invariant = rig_invariant};
     need(rig->backend->open(&device, &rig->device, &error), &error, "device");
     struct fabric_memory memory = {rig->backend, rig->device};
     if (rig_nccl)

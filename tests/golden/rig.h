@@ -26,6 +26,8 @@ extern const struct backend *rig_backend;
 extern int rig_ordinal; /* which accelerator */
 /* Device collectives over NCCL: the rig wraps the fabric it is given and closes it too. */
 extern bool rig_nccl;
+/* device_options.batch_invariant */
+extern bool rig_invariant;
 /* Tolerances times this: 1 for f32 arithmetic, more for bf16. */
 extern double rig_slack;
 

@@ -1,0 +1,42 @@
+/* Both fixtures through one rank on a GPU, against float64: log-probabilities, greedy tokens,
+ * states after the prompt; then the same bits however a prompt is cut and whatever runs beside it,
+ * on a batch-invariant device. Exit code 77: no GPU. */
+#include <stdio.h>
+
+#include "tests/golden/scenario.h"
+
+/* bf16: relative errors of 2e-2 of states, 4e-2 of log-probabilities; a greedy token may differ
+ * where the float64 margin is below 8e-2. */
+static const double BF16_SLACK = 200;
+
+static int fixture_run(const char *name)
+{
+    char folder[512];
+    struct chunks chunks = {{1, 2, 3, 7, 64}};
+    const struct mesh alone = {1, 1, 1};
+    snprintf(folder, sizeof folder, JETD_TEST_DATA "/fixtures/%s", name);
+    struct fixture *fixture = fixture_open(folder);
+    rig_invariant = false;
+    int whole = rig_threads(fixture, alone, scenario_golden, NULL);
+    int cut = rig_threads(fixture, alone, scenario_golden, &chunks);
+    rig_invariant = true;
+    int invariant = rig_threads(fixture, alone, scenario_golden, &chunks);
+    int same = rig_threads(fixture, alone, scenario_invariance, NULL);
+    printf("golden %s: %d whole, %d in chunks, %d batch-invariant, %d bits\n", name, whole, cut,
+           invariant, same);
+    fixture_close(fixture);
+    return whole + cut + invariant + same;
+}
+
+int main(void)
+{
+    rig_backend = backend_find("cuda");
+    rig_slack = BF16_SLACK;
+    if (rig_backend->devices == NULL || rig_backend->devices() == 0) {
+        fprintf(stderr, "golden_cuda: no GPU: skipped\n");
+        return 77;
+    }
+    int failures = fixture_run("tiny-f32");
+    failures += fixture_run("tiny-bf16-sharded");
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,112 @@
+"""A daemon for the checks beside this file, asked by grpcio. Environment: JETD_BINARY, JETD_SOURCE,
+JETD_DESCRIPTORS (default: what the build keeps for reflection), JETD_TEST_DEVICE (cpu to try them)."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import types
+
+import grpc
+from google.protobuf import descriptor_pb2, message_factory
+
+SOURCE = pathlib.Path(os.environ.get("JETD_SOURCE", pathlib.Path(__file__).parents[2]))
+BINARY = os.environ.get("JETD_BINARY", str(SOURCE / "build/release/daemon/jetd"))
+DESCRIPTORS = os.environ.get(
+    "JETD_DESCRIPTORS",
+    str(pathlib.Path(BINARY).parents[1] / "proto/descriptors/jet/v1/generation.set"),
+)
+FIXTURES = SOURCE / "tests/data/fixtures"
+DEMO = SOURCE / "ops/demo-model"
+DEVICE = os.environ.get("JETD_TEST_DEVICE", "cuda")
+SKIPPED = 77
+
+sys.path.insert(0, str(SOURCE / "tests/e2e"))
+
+
+def messages():
+    """The messages of jet.v1, from the compiled descriptors: no generated code, any protobuf."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(pathlib.Path(DESCRIPTORS).read_bytes())
+    kinds = message_factory.GetMessages(files.file)
+    return types.SimpleNamespace(**{name.rpartition(".")[2]: kinds[name] for name in kinds})
+
+
+def need_gpu():
+    """Ends the program with 77 where there is no GPU."""
+    if DEVICE != "cuda":
+        return
+    try:
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        found = ""
+    if "GPU" not in found:
+        print("no GPU: skipped")
+        sys.exit(SKIPPED)
+
+
+class Daemon:
+    """jetd while a `with` lasts."""
+
+    def __init__(self, *options):
+        self.command = [BINARY, "--device", DEVICE, "--port", "0", *map(str, options)]
+        self.log, self.address, self.said = [], None, threading.Event()
+
+    def read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            found = re.search(r"serving on (\S+:\S+)", line)
+            if found:
+                self.address = found.group(1)
+                self.said.set()
+        self.said.set()
+
+    def __enter__(self):
+        self.pb = messages()
+        self.process = subprocess.Popen(
+            self.command, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        threading.Thread(target=self.read, daemon=True).start()
+        assert self.said.wait(120) and self.address, "".join(self.log)
+        self.channel = grpc.insecure_channel(self.address)
+        service = "/jet.v1.Generation/"
+        self.generate = self.channel.unary_stream(
+            service + "Generate",
+            request_serializer=self.pb.GenerateRequest.SerializeToString,
+            response_deserializer=self.pb.GenerateResponse.FromString,
+        )
+        self.rate = self.channel.unary_unary(
+            service + "Score",
+            request_serializer=self.pb.ScoreRequest.SerializeToString,
+            response_deserializer=self.pb.ScoreResponse.FromString,
+        )
+        return self
+
+    def __exit__(self, kind, *_):
+        self.channel.close()
+        self.process.terminate()
+        code = self.process.wait(30)
+        if kind is not None:
+            print("".join(self.log[-20:]))
+        elif code != 0:
+            raise SystemExit("jetd ended with %d\n%s" % (code, "".join(self.log[-20:])))
+
+    def score(self, ids):
+        return list(self.rate(self.pb.ScoreRequest(token_ids=self.pb.TokenIds(ids=ids))).logprobs)
+
+    def greedy(self, ids, count):
+        """Ids and their log-probabilities."""
+        request = self.pb.GenerateRequest(
+            token_ids=self.pb.TokenIds(ids=ids),
+            sampling=self.pb.SamplingParams(temperature=0),
+            max_new_tokens=count,
+            ignore_eos=True,
+            logprobs=1,
+        )
+        out, logprobs = [], []
+        for message in self.generate(request):
+            if message.WhichOneof("event") == "delta":
+                out += message.delta.token_ids
+                logprobs += [entry.logprob for entry in message.delta.logprobs]
+        return out, logprobs
