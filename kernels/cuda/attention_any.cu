@@ -25,8 +25,8 @@ __global__ __launch_bounds__(WARPS * 32) static void attention_any_kernel(struct
     const int begin = op.window > 0 && position - op.window + 1 > 0 ? position - op.window + 1 : 0;
 
     for (int i = threadIdx.x; i < dim; i += blockDim.x)
-        query[i] = op.scale *
-                   __bfloat162float(((const bf16 *)op.q)[token * op.ld_q + head * dim + i]);
+        query[i] =
+            op.scale * __bfloat162float(((const bf16 *)op.q)[token * op.ld_q + head * dim + i]);
     __syncthreads();
 
     auto row_of = [&](int which, int p) -> const bf16 * {

@@ -35,9 +35,10 @@ __device__ static inline struct decode_range range_of(struct decode_split split,
 {
     int aligned = first / TILE * TILE;
     int tiles = (position + 1 - aligned + TILE - 1) / TILE;
-    int each = split.keys_each > 0 ? split.keys_each / TILE
-                                   : (tiles + split.splits - 1) / split.splits;
-    struct decode_range range = {aligned + index * each * TILE, aligned + (index + 1) * each * TILE};
+    int each =
+        split.keys_each > 0 ? split.keys_each / TILE : (tiles + split.splits - 1) / split.splits;
+    struct decode_range range = {aligned + index * each * TILE,
+                                 aligned + (index + 1) * each * TILE};
     range.begin = range.begin > first ? range.begin : first;
     range.end = range.end < position + 1 ? range.end : position + 1;
     return range;
@@ -84,8 +85,8 @@ __device__ static inline const bf16 *key_row(const struct attention_op &op, int 
 /* A tile's keys and values; rows outside [range.begin, range.end) become zeros. */
 template <enum source SOURCE>
 __device__ static inline void tile_fetch(const struct attention_op &op, bf16 *stage, int block,
-                                         int base, struct decode_range range, int kv_head,
-                                         int slot, int position, int64_t token)
+                                         int base, struct decode_range range, int kv_head, int slot,
+                                         int position, int64_t token)
 {
     const int piece = threadIdx.x % 16;
     const struct kv_cache &cache = op.cache;
@@ -117,9 +118,8 @@ __device__ static inline void load_query(const struct attention_op &op, int64_t 
 {
     const int lane = threadIdx.x % 32;
     bool inside = lane / 4 < heads;
-    const bf16 *row =
-        (const bf16 *)op.q + token * op.ld_q + (head0 + (inside ? lane / 4 : 0)) * DIM +
-        lane % 4 * 2;
+    const bf16 *row = (const bf16 *)op.q + token * op.ld_q +
+                      (head0 + (inside ? lane / 4 : 0)) * DIM + lane % 4 * 2;
 #pragma unroll
     for (int s = 0; s < DIM / 16; s++) {
         query[s][0] = inside ? *(const uint32_t *)(row + s * 16) : 0u;
@@ -191,8 +191,8 @@ __device__ static inline void block_merge(const struct attention_op &op, float *
                                           float2 *partial_mass)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    float *sums = shared;                              /* [WARPS][HEADS][DIM + 4] */
-    float *maxima = sums + WARPS * HEADS * (DIM + 4);  /* [WARPS][HEADS] */
+    float *sums = shared;                             /* [WARPS][HEADS][DIM + 4] */
+    float *maxima = sums + WARPS * HEADS * (DIM + 4); /* [WARPS][HEADS] */
     float *masses = maxima + WARPS * HEADS;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -251,8 +251,7 @@ __global__ __launch_bounds__(THREADS, 2) static void attention_decode_kernel(
     const int64_t token = blockIdx.z; /* decodes lead, one token each */
     const int slot = batch.slots[token];
     const int position = batch.contexts[token];
-    const int first =
-        op.window > 0 && position - op.window + 1 > 0 ? position - op.window + 1 : 0;
+    const int first = op.window > 0 && position - op.window + 1 > 0 ? position - op.window + 1 : 0;
     const struct decode_range range = range_of(split, blockIdx.x, first, position);
     /* Local query heads of this kv head. */
     int head0 = kv_head * op.group - op.group_offset;
@@ -283,8 +282,8 @@ __global__ __launch_bounds__(THREADS, 2) static void attention_decode_kernel(
         __syncthreads();
         fetch(tile + STAGES - 1);
         int at = base + tile * TILE;
-        tile_attend(stages + tile % STAGES * STAGE_ELEMENTS, warp, range.begin - at,
-                    range.end - at, scale, query, &running);
+        tile_attend(stages + tile % STAGES * STAGE_ELEMENTS, warp, range.begin - at, range.end - at,
+                    scale, query, &running);
     }
     copy_wait<0>();
     __syncthreads();
@@ -368,17 +367,16 @@ enum status attention_decode(struct device *device, const struct attention_op *o
     const struct decode_split split = split_choose(device, op);
     const int decodes = op->batch->decodes;
     float *partial = (float *)device->scratch;
-    float2 *partial_mass =
-        (float2 *)(partial + (int64_t)decodes * op->heads * split.splits * DIM);
-    auto kernel = op->cache.ring > 0                    ? attention_decode_kernel<RING>
+    float2 *partial_mass = (float2 *)(partial + (int64_t)decodes * op->heads * split.splits * DIM);
+    auto kernel = op->cache.ring > 0                   ? attention_decode_kernel<RING>
                   : op->cache.block_tokens % TILE == 0 ? attention_decode_kernel<PAGE>
                                                        : attention_decode_kernel<PAGES>;
     enum status status = shared_raise(kernel, SHARED_BYTES, "attention decode");
     if (status != STATUS_OK)
         return status;
     dim3 grid(split.splits, op->cache.kv_heads, decodes);
-    kernel<<<grid, THREADS, SHARED_BYTES, device->stream>>>(
-        *op, *op->batch, split, partial, partial_mass);
+    kernel<<<grid, THREADS, SHARED_BYTES, device->stream>>>(*op, *op->batch, split, partial,
+                                                            partial_mass);
     status = launch_check("attention decode");
     if (status != STATUS_OK || split.splits == 1)
         return status;

@@ -10,10 +10,10 @@ __global__ __launch_bounds__(COLUMNS *PARTS) static void delta_any_kernel(struct
                                                                           int from)
 {
     extern __shared__ float shared[];
-    float *state = shared;                        /* [d_k][COLUMNS] */
-    float *key = state + op.d_k * COLUMNS;        /* [d_k] */
-    float *query = key + op.d_k;                  /* [d_k] */
-    float *partial = query + op.d_k;              /* [PARTS][COLUMNS] */
+    float *state = shared;                 /* [d_k][COLUMNS] */
+    float *key = state + op.d_k * COLUMNS; /* [d_k] */
+    float *query = key + op.d_k;           /* [d_k] */
+    float *partial = query + op.d_k;       /* [PARTS][COLUMNS] */
     const int lane = threadIdx.x % COLUMNS, part = threadIdx.x / COLUMNS;
     const int sequence = from + blockIdx.x, head = blockIdx.y;
     const int column = blockIdx.z * COLUMNS + lane;
@@ -45,8 +45,7 @@ __global__ __launch_bounds__(COLUMNS *PARTS) static void delta_any_kernel(struct
         for (int p = 0; p < PARTS; p++)
             read += partial[p * COLUMNS + lane];
         __syncthreads();
-        float value =
-            inside ? __bfloat162float(((const bf16 *)op.v)[row * op.d_v + column]) : 0.0f;
+        float value = inside ? __bfloat162float(((const bf16 *)op.v)[row * op.d_v + column]) : 0.0f;
         float correction = op.beta[row] * (value - read);
         float out = 0.0f;
         for (int i = part; i < op.d_k; i += PARTS) {

@@ -121,10 +121,9 @@ __device__ static inline void invert(float *inverse, const float *lower, float *
 }
 
 template <int D_K>
-__global__ __launch_bounds__(THREADS) static void delta_prepare_kernel(struct delta_op op,
-                                                                       struct ragged batch,
-                                                                       struct prepared out,
-                                                                       int from)
+__global__
+__launch_bounds__(THREADS) static void delta_prepare_kernel(struct delta_op op, struct ragged batch,
+                                                            struct prepared out, int from)
 {
     enum { TILES = (D_K + 63) / 64 * MATRIX * 2, PIECES = D_K / 8 };
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -207,7 +206,8 @@ __device__ static inline void repack(uint32_t *a, const float (&d)[COUNT], int s
 }
 
 /* One chunk's share of shared memory, bytes. */
-template <int D_K> struct scan_stage {
+template <int D_K>
+struct scan_stage {
     enum {
         KEYS = 0,
         QUERIES = (D_K + 63) / 64 * MATRIX * 2,
@@ -238,8 +238,8 @@ __device__ static inline void stage_fetch(const struct scan_maps &maps, const fl
     for (int half = 0; half < (D_K + 63) / 64; half++) {
         copy_box(to + at::KEYS + half * MATRIX * 2, &maps.keys, head * D_K + half * 64, first,
                  full);
-        copy_box(to + at::QUERIES + half * MATRIX * 2, &maps.queries, head * D_K + half * 64,
-                 first, full);
+        copy_box(to + at::QUERIES + half * MATRIX * 2, &maps.queries, head * D_K + half * 64, first,
+                 full);
     }
     copy_box(to + at::SOLVE, &maps.solve, 0, (int)row * CHUNK, full);
     copy_box(to + at::WEIGHT, &maps.weight, 0, (int)row * CHUNK, full);
@@ -288,7 +288,8 @@ __device__ static inline void store_out(bf16 *out, int64_t pitch, const uint32_t
     }
 }
 
-/* This thread's elements of the state: rows (d_v) lane/4 and +8 of its warp, columns (d_k) pairs. */
+/* This thread's elements of the state: rows (d_v) lane/4 and +8 of its warp, columns (d_k) pairs.
+ */
 template <int COUNT, typename Visit>
 __device__ static inline void each_state(float (&s)[COUNT], float *state, int64_t d_v, Visit visit)
 {
@@ -384,8 +385,8 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
         }
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            load_matrices_transposed(
-                v[k], stage + at::VALUES + tile_at(k * 16 + value_row, value_piece));
+            load_matrices_transposed(v[k],
+                                     stage + at::VALUES + tile_at(k * 16 + value_row, value_piece));
         group_wait<1>();
         group_settle(reads);
 
@@ -469,12 +470,12 @@ static enum status scan_maps_make(struct scan_maps *maps, const struct delta_op 
 {
     const int64_t tokens = op->batch->tokens, matrices = (int64_t)rows * CHUNK;
     enum status status;
-    if ((status = tensor_map_rows(&maps->keys, op->k, tokens, op->heads * op->d_k, op->heads * op->d_k, 64)) !=
-            STATUS_OK ||
-        (status = tensor_map_rows(&maps->queries, op->q, tokens, op->heads * op->d_k, op->heads * op->d_k, 64)) !=
-            STATUS_OK ||
-        (status = tensor_map_rows(&maps->values, op->v, tokens, op->heads * op->d_v, op->heads * op->d_v, 64)) !=
-            STATUS_OK ||
+    if ((status = tensor_map_rows(&maps->keys, op->k, tokens, op->heads * op->d_k,
+                                  op->heads * op->d_k, 64)) != STATUS_OK ||
+        (status = tensor_map_rows(&maps->queries, op->q, tokens, op->heads * op->d_k,
+                                  op->heads * op->d_k, 64)) != STATUS_OK ||
+        (status = tensor_map_rows(&maps->values, op->v, tokens, op->heads * op->d_v,
+                                  op->heads * op->d_v, 64)) != STATUS_OK ||
         (status = tensor_map_rows(&maps->solve, prepared->solve, matrices, CHUNK, CHUNK, 64)) !=
             STATUS_OK)
         return status;
@@ -501,16 +502,18 @@ static enum status delta_chunk_launch(struct device *device, const struct delta_
         status = shared_raise(delta_scan_kernel<D_K>, scan_bytes, "delta scan");
     if (status != STATUS_OK)
         return status;
-    delta_prepare_kernel<D_K><<<dim3(chunks, op->heads, sequences), THREADS, prepare_bytes,
-                                device->stream>>>(*op, *batch, prepared, from);
+    delta_prepare_kernel<D_K>
+        <<<dim3(chunks, op->heads, sequences), THREADS, prepare_bytes, device->stream>>>(
+            *op, *batch, prepared, from);
     status = launch_check("delta prepare");
     struct scan_maps maps;
     if (status == STATUS_OK)
         status = scan_maps_make(&maps, op, &prepared, rows);
     if (status != STATUS_OK)
         return status;
-    delta_scan_kernel<D_K><<<dim3(op->d_v / SLAB, op->heads, sequences), THREADS, scan_bytes,
-                             device->stream>>>(*op, *batch, prepared.decay, maps, from);
+    delta_scan_kernel<D_K>
+        <<<dim3(op->d_v / SLAB, op->heads, sequences), THREADS, scan_bytes, device->stream>>>(
+            *op, *batch, prepared.decay, maps, from);
     return launch_check("delta scan");
 }
 

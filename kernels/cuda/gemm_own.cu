@@ -43,8 +43,8 @@ __global__ __launch_bounds__(THREADS) static void gemm_own_kernel(struct gemm_op
         if (step < steps) {
             tile_load<WIDE>(x_tile[step & 1], (const bf16 *)op.x, op.ld_x, row, op.rows,
                             step * DEPTH, op.depth);
-            tile_load<WIDE>(w_tile[step & 1], (const bf16 *)op.weight, op.depth, column,
-                            op.columns, step * DEPTH, op.depth);
+            tile_load<WIDE>(w_tile[step & 1], (const bf16 *)op.weight, op.depth, column, op.columns,
+                            step * DEPTH, op.depth);
         }
         copy_commit();
     };
@@ -61,9 +61,8 @@ __global__ __launch_bounds__(THREADS) static void gemm_own_kernel(struct gemm_op
             for (int i = 0; i < 2; i++) {
                 load_matrices(a[i], shared_address(x + (warp_row + i * 16 + lane % 16) * STRIDE +
                                                    k + lane / 16 * 8));
-                load_matrices(b[i],
-                              shared_address(w + (warp_column + i * 16 + lane % 16) * STRIDE + k +
-                                             lane / 16 * 8));
+                load_matrices(b[i], shared_address(w + (warp_column + i * 16 + lane % 16) * STRIDE +
+                                                   k + lane / 16 * 8));
             }
 #pragma unroll
             for (int i = 0; i < 2; i++)
@@ -125,8 +124,8 @@ __global__ static void bias_wide_kernel(struct gemm_op op)
 
 enum status gemm_own(struct device *device, const struct gemm_op *op)
 {
-    bool wide = op->depth % 8 == 0 && op->ld_x % 8 == 0 && aligned16(op->x) &&
-                aligned16(op->weight);
+    bool wide =
+        op->depth % 8 == 0 && op->ld_x % 8 == 0 && aligned16(op->x) && aligned16(op->weight);
     auto kernel = wide ? gemm_own_kernel<true> : gemm_own_kernel<false>;
     const int rows_max = 65535 * TILE; /* grid.y */
     struct gemm_op part = *op;

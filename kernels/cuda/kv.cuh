@@ -14,8 +14,7 @@ __device__ static inline bf16 *kv_row(const struct kv_cache &cache, int slot, in
         row = (((int64_t)slot * 2 + which) * cache.kv_heads + head) * cache.ring +
               position % cache.ring;
     } else {
-        int64_t block =
-            cache.table[(int64_t)slot * cache.ld_table + position / cache.block_tokens];
+        int64_t block = cache.table[(int64_t)slot * cache.ld_table + position / cache.block_tokens];
         row = ((block * 2 + which) * cache.kv_heads + head) * cache.block_tokens +
               position % cache.block_tokens;
     }

@@ -69,16 +69,15 @@ static enum status mix_generator(struct device *device, const struct jet_mixer_o
     return cuda_gemm(device, &gemm);
 }
 
-/* q, k, g and beta of the tokens from `first` on. */
-static enum status mix_inputs(struct device *device, const struct jet_mixer_op *op,
-                              const struct layout *at, int first)
+/* q and k of the tokens from `first` on. */
+static enum status mix_heads(struct device *device, const struct jet_mixer_op *op,
+                             const struct layout *at, int first)
 {
     const __nv_bfloat16 *projected =
         (const __nv_bfloat16 *)op->projected + (int64_t)first * op->ld_projected;
     char *scratch = (char *)op->scratch;
     if (mixer_inputs_fits(op))
-        return mixer_inputs(device, op, first, scratch + at->q, scratch + at->k,
-                            (float *)(scratch + at->g), (float *)(scratch + at->beta));
+        return mixer_inputs(device, op, first, scratch + at->q, scratch + at->k);
     struct head_norm_op norm = {};
     norm.tokens = op->batch->tokens - first;
     norm.heads = op->heads;
@@ -94,11 +93,17 @@ static enum status mix_inputs(struct device *device, const struct jet_mixer_op *
     norm.scale = 1.0f;
     norm.x = projected + op->k_at;
     norm.out = (__nv_bfloat16 *)(scratch + at->k) + (int64_t)first * op->heads * op->d_k;
-    status = cuda_head_norm(device, &norm);
-    if (status != STATUS_OK)
-        return status;
+    return cuda_head_norm(device, &norm);
+}
+
+static enum status mix_gates(struct device *device, const struct jet_mixer_op *op,
+                             const struct layout *at, int first)
+{
+    const __nv_bfloat16 *projected =
+        (const __nv_bfloat16 *)op->projected + (int64_t)first * op->ld_projected;
+    char *scratch = (char *)op->scratch;
     struct gates_op gates = {};
-    gates.tokens = norm.tokens;
+    gates.tokens = op->batch->tokens - first;
     gates.heads = op->heads;
     gates.ld_a = gates.ld_b = op->ld_projected;
     gates.a = projected + op->a_at;
@@ -157,8 +162,8 @@ static enum status mix_gated_norm(struct device *device, const struct jet_mixer_
     norm.ld_gate = op->ld_projected;
     norm.epsilon = op->norm_epsilon;
     norm.o = (const __nv_bfloat16 *)((const char *)op->scratch + at->o) + first * values;
-    norm.gate = (const __nv_bfloat16 *)op->projected + (int64_t)first * op->ld_projected +
-                op->gate_at;
+    norm.gate =
+        (const __nv_bfloat16 *)op->projected + (int64_t)first * op->ld_projected + op->gate_at;
     norm.weight = op->norm_weight;
     norm.out = (__nv_bfloat16 *)op->out + first * values;
     return cuda_gated_norm(device, &norm);
@@ -179,7 +184,8 @@ enum status cuda_jet_mixer(struct device *device, const struct jet_mixer_op *op)
     if (status != STATUS_OK || stepped == op->batch->sequences)
         return status;
     /* A sequence among the first `stepped` has one token, so both counts are the same. */
-    if ((status = mix_inputs(device, op, &at, stepped)) != STATUS_OK ||
+    if ((status = mix_heads(device, op, &at, stepped)) != STATUS_OK ||
+        (status = mix_gates(device, op, &at, stepped)) != STATUS_OK ||
         (status = mix_convolution(device, op, &at, stepped)) != STATUS_OK ||
         (status = mix_delta(device, op, &at, stepped)) != STATUS_OK)
         return status;

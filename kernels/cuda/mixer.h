@@ -13,10 +13,9 @@ enum status mixer_step(struct device *device, const struct jet_mixer_op *op, con
 bool mixer_inputs_fits(const struct jet_mixer_op *op);
 /* Of the tokens from `first` on; rows of the whole step's arrays. */
 enum status mixer_inputs(struct device *device, const struct jet_mixer_op *op, int first, void *q,
-                         void *k, float *g, float *beta);
+                         void *k);
 
-/* mixer_step's form for many sequences: d_v 256. */
-enum status mixer_stream(struct device *device, const struct jet_mixer_op *op,
-                         const void *kernels);
+/* mixer_step's form of a block a head: d_v 256. */
+enum status mixer_head(struct device *device, const struct jet_mixer_op *op, const void *kernels);
 
 #endif

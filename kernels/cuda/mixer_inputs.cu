@@ -1,5 +1,5 @@
-/* What the chunked delta rule takes from the merged projection, in one pass: q and k through silu
- * and the head norm, and the gates. Sixteen lanes a head, eight values a lane. */
+/* q and k of the merged projection through silu and the head norm, in one pass. Sixteen lanes a
+ * head, eight values a lane. */
 #include <cmath>
 
 #include "kernels/cuda/mixer.h"
@@ -9,18 +9,17 @@ enum { LANES = 16, DIM_MAX = LANES * 8 };
 
 struct input_places {
     bf16 *q, *k;
-    float *g, *beta;
     float q_scale;
 };
 
 __global__ static void mixer_inputs_kernel(struct jet_mixer_op op, struct input_places out,
-                                           int first, int64_t items)
+                                           int first, int items)
 {
-    int64_t item = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
+    int item = (int)(blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES);
     bool inside = item < items;
     item = inside ? item : items - 1;
     const int lane = threadIdx.x % LANES;
-    const int head = (int)(item / 2 % op.heads);
+    const int head = item / 2 % op.heads;
     const bool key = item % 2 != 0;
     const int64_t token = first + item / 2 / op.heads;
     const bf16 *projected = (const bf16 *)op.projected + token * op.ld_projected;
@@ -35,20 +34,12 @@ __global__ static void mixer_inputs_kernel(struct jet_mixer_op op, struct input_
         values[i] = silu_of(values[i]);
         sum += values[i] * values[i];
     }
-    float factor =
-        rsqrtf(warp_sum<LANES>(sum) + op.head_epsilon) * (key ? 1.0f : out.q_scale);
+    float factor = rsqrtf(warp_sum<LANES>(sum) + op.head_epsilon) * (key ? 1.0f : out.q_scale);
 #pragma unroll
     for (int i = 0; i < 8; i++)
         values[i] *= factor;
     if (has && inside)
         store8((key ? out.k : out.q) + row * op.d_k + lane * 8, values);
-    if (key && lane == 0 && inside) {
-        float a = __bfloat162float(projected[op.a_at + head]) + op.dt_bias[head];
-        float b = __bfloat162float(projected[op.b_at + head]);
-        float softplus = a > 20.0f ? a : log1pf(expf(a));
-        out.g[row] = -expf(op.a_log[head]) * softplus;
-        out.beta[row] = 1.0f / (1.0f + expf(-b));
-    }
 }
 
 bool mixer_inputs_fits(const struct jet_mixer_op *op)
@@ -58,10 +49,10 @@ bool mixer_inputs_fits(const struct jet_mixer_op *op)
 }
 
 enum status mixer_inputs(struct device *device, const struct jet_mixer_op *op, int first, void *q,
-                         void *k, float *g, float *beta)
+                         void *k)
 {
-    int64_t items = (int64_t)(op->batch->tokens - first) * op->heads * 2;
-    struct input_places out = {(bf16 *)q, (bf16 *)k, g, beta, 1.0f / sqrtf((float)op->d_k)};
+    int items = (op->batch->tokens - first) * op->heads * 2;
+    struct input_places out = {(bf16 *)q, (bf16 *)k, 1.0f / sqrtf((float)op->d_k)};
     mixer_inputs_kernel<<<blocks_for(items, 256 / LANES), 256, 0, device->stream>>>(*op, out, first,
                                                                                     items);
     return launch_check("jet mixer inputs");

@@ -23,8 +23,9 @@ struct step_shared {
 };
 
 template <int D_K>
-__global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(
-    struct jet_mixer_op op, struct ragged batch, const bf16 *kernels)
+__global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(struct jet_mixer_op op,
+                                                                       struct ragged batch,
+                                                                       const bf16 *kernels)
 {
     enum { ROWS = D_K / 8 };
     __shared__ struct step_shared shared;
@@ -46,7 +47,7 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(
     const bf16 *projected = (const bf16 *)op.projected + token * op.ld_projected;
     struct gates gates;
     float gate = 0.0f;
-    load_heads(op, projected, head, &shared.heads);
+    load_heads(op, projected, head, t, &shared.heads);
     if (t < COLUMNS) {
         int channel = head * op.d_v + slab * COLUMNS + t;
         gate = silu_of(__bfloat162float(projected[op.gate_at + channel])) *
@@ -107,7 +108,8 @@ bool mixer_step_fits(const struct jet_mixer_op *op)
            op->d_v / COLUMNS <= SLABS_MAX && op->taps == 4 && aligned16(op->w2_bias);
 }
 
-static enum status step_launch(struct device *device, const struct jet_mixer_op *op, const void *kernels)
+static enum status step_launch(struct device *device, const struct jet_mixer_op *op,
+                               const void *kernels)
 {
     cudaLaunchAttribute attribute = {};
     cudaLaunchConfig_t config = {};
@@ -121,16 +123,15 @@ static enum status step_launch(struct device *device, const struct jet_mixer_op 
     config.attrs = &attribute;
     config.numAttrs = 1;
     auto kernel = op->d_k == 128 ? mixer_step_kernel<128> : mixer_step_kernel<96>;
-    return device_check(
-        cudaLaunchKernelEx(&config, kernel, *op, *op->batch, (const bf16 *)kernels),
-        "jet mixer step");
+    return device_check(cudaLaunchKernelEx(&config, kernel, *op, *op->batch, (const bf16 *)kernels),
+                        "jet mixer step");
 }
 
 enum status mixer_step(struct device *device, const struct jet_mixer_op *op, const void *kernels)
 {
-    /* Streams of slabs need several heads a block to pay. */
+    /* Whole heads a block need enough heads to fill the device a few times. */
     int64_t heads = (int64_t)op->batch->decodes * op->heads;
-    if (op->d_v == 256 && heads >= 2 * device->multiprocessors)
-        return mixer_stream(device, op, kernels);
+    if (op->d_v == 256 && heads >= 3 * device->multiprocessors)
+        return mixer_head(device, op, kernels);
     return step_launch(device, op, kernels);
 }

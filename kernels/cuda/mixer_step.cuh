@@ -20,11 +20,10 @@ struct gates {
     float kq;                 /* normed k . normed q */
 };
 
-/* silu of this thread's element of q and k; squares and k.q summed over the block. */
+/* silu of element t of q and k, and their sums; whole warps, t < THREADS. */
 __device__ static inline void load_heads(const struct jet_mixer_op &op, const bf16 *projected,
-                                         int head, struct heads_shared *shared)
+                                         int head, int t, struct heads_shared *shared)
 {
-    int t = threadIdx.x;
     float q = 0.0f, k = 0.0f;
     if (t < op.d_k) {
         q = silu_of(__bfloat162float(projected[op.q_at + head * op.d_k + t]));
@@ -66,7 +65,7 @@ __device__ static inline float convolve(const struct jet_mixer_op &op, const bf1
 }
 
 __device__ static inline float decay_of(const struct jet_mixer_op &op, const bf16 *projected,
-                                       int head)
+                                        int head)
 {
     float a = __bfloat162float(projected[op.a_at + head]) + op.dt_bias[head];
     float softplus = a > 20.0f ? a : log1pf(expf(a));
@@ -118,6 +117,12 @@ __device__ static inline void read_state(const float4 *s, const struct heads_sha
         sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], 16);
     *read = make_float4(sums[0], sums[1], sums[2], sums[3]);
     *out = make_float4(sums[4], sums[5], sums[6], sums[7]);
+}
+
+__device__ static inline float4 add_scaled(float4 sum, float4 s, float factor)
+{
+    return make_float4(sum.x + s.x * factor, sum.y + s.y * factor, sum.z + s.z * factor,
+                       sum.w + s.w * factor);
 }
 
 /* a S + k r^T of one row of four columns; r is scaled by what norms k. */

@@ -103,12 +103,14 @@ __global__ static void head_norm_kernel(struct head_norm_op op)
 /* One warp a head of 256: eight values a lane. */
 __global__ static void gated_norm_256_kernel(struct gated_norm_op op)
 {
-    int64_t item = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    if (item >= (int64_t)op.tokens * op.heads)
+    const int index = (int)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
+    if (index >= op.tokens * op.heads)
         return;
+    const int64_t item = index, token = index / op.heads;
+    const int head = index % op.heads;
     int at = threadIdx.x % 32 * 8;
     const bf16 *gate =
-        (const bf16 *)op.gate + item / op.heads * op.ld_gate + item % op.heads * 256 + at;
+        (const bf16 *)op.gate + token * op.ld_gate + head * 256 + at;
     float values[8], gates[8];
     load8((const bf16 *)op.o + item * 256 + at, values);
     load8(gate, gates);

@@ -198,29 +198,4 @@ __device__ static inline void copy_in(uint32_t to, const void *from, int bytes, 
                  : "memory");
 }
 
-__device__ static inline void copy_out(void *to, uint32_t from, int bytes, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, "
-                 "%3;\n" ::"l"(to),
-                 "r"(from), "r"(bytes), "l"(policy)
-                 : "memory");
-}
-
-__device__ static inline void copy_out_commit()
-{
-    asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
-}
-
-/* Until at most PENDING of this thread's groups still read their shared memory. */
-template <int PENDING> __device__ static inline void copy_out_read_wait()
-{
-    asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(PENDING) : "memory");
-}
-
-/* Until this thread's writes are done. */
-__device__ static inline void copy_out_wait()
-{
-    asm volatile("cp.async.bulk.wait_group 0;\n" ::: "memory");
-}
-
 #endif

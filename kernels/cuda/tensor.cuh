@@ -46,7 +46,8 @@ __device__ static inline float silu_of(float x)
     return __fdividef(x, 1.0f + __expf(-x));
 }
 
-template <int WIDTH = 32> __device__ static inline float warp_sum(float value)
+template <int WIDTH = 32>
+__device__ static inline float warp_sum(float value)
 {
 #pragma unroll
     for (int offset = WIDTH / 2; offset > 0; offset /= 2)
@@ -54,7 +55,8 @@ template <int WIDTH = 32> __device__ static inline float warp_sum(float value)
     return value;
 }
 
-template <int WIDTH = 32> __device__ static inline float warp_max(float value)
+template <int WIDTH = 32>
+__device__ static inline float warp_max(float value)
 {
 #pragma unroll
     for (int offset = WIDTH / 2; offset > 0; offset /= 2)

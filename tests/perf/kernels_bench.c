@@ -15,7 +15,7 @@ struct bench {
     unsigned char *noise;           /* host, NOISE bytes of bf16 normals */
     void *kept[KEPT_MAX];
     int kept_count;
-    void *host; /* the batch's arrays */
+    void *host;         /* the batch's arrays */
     enum status status; /* the first failure; everything after it is skipped */
 };
 
@@ -138,8 +138,7 @@ static enum status calls_run(const struct bench *b, entry_call call, const void 
 }
 
 /* Seconds a call: median of ROUNDS, each of `calls` calls, recorded and replayed if asked. */
-static double time_calls(struct bench *b, entry_call call, const void *op, int calls,
-                         bool recorded)
+static double time_calls(struct bench *b, entry_call call, const void *op, int calls, bool recorded)
 {
     struct recording *recording = NULL;
     double times[ROUNDS];
@@ -192,8 +191,8 @@ static void report(struct bench *b, const char *name, double seconds, double byt
                 name, seconds * 1e6, bytes, flops, memory ? memory_share : product_share,
                 memory ? "copy" : "product");
     else
-        fprintf(b->options->out, "%-52s %10.1f us %8.1f %-7s %5.1f %% of %s\n", name,
-                seconds * 1e6, memory ? gigabytes : teraflops, memory ? "GB/s" : "TFLOP/s",
+        fprintf(b->options->out, "%-52s %10.1f us %8.1f %-7s %5.1f %% of %s\n", name, seconds * 1e6,
+                memory ? gigabytes : teraflops, memory ? "GB/s" : "TFLOP/s",
                 100.0 * (memory ? memory_share : product_share),
                 memory ? "copy" : "matrix product");
     fflush(b->options->out);
@@ -278,11 +277,8 @@ static void bench_copy(struct bench *b)
 
 static double bench_gemm(struct bench *b, const char *name, int rows, int columns, int depth)
 {
-    struct gemm_op op = {.rows = rows,
-                         .columns = columns,
-                         .depth = depth,
-                         .ld_x = depth,
-                         .ld_out = columns};
+    struct gemm_op op = {
+        .rows = rows, .columns = columns, .depth = depth, .ld_x = depth, .ld_out = columns};
     double flops = 2.0 * rows * columns * depth;
     double bytes = 2.0 * ((double)rows * depth + (double)columns * depth + (double)rows * columns);
     double seconds;
@@ -303,17 +299,20 @@ static void bench_products(struct bench *b)
     static const struct {
         const char *model, *which;
         int columns, depth;
-    } weights[] = {{"4B", "gate|up", 22016, 2048}, {"4B", "down", 2048, 11008},
-                   {"4B", "q|k|v|g|w1|a|b", 12832, 2048}, {"4B", "jet out", 2048, 4096},
-                   {"4B", "w2", 16384, 512}, {"2B", "gate|up", 17920, 1536},
+    } weights[] = {{"4B", "gate|up", 22016, 2048},
+                   {"4B", "down", 2048, 11008},
+                   {"4B", "q|k|v|g|w1|a|b", 12832, 2048},
+                   {"4B", "jet out", 2048, 4096},
+                   {"4B", "w2", 16384, 512},
+                   {"2B", "gate|up", 17920, 1536},
                    {"2B", "down", 1536, 8960}};
     static const int rows[] = {1, 64, 8192};
     char name[80];
 
     for (size_t r = 0; r < sizeof(rows) / sizeof(rows[0]); r++)
         for (size_t w = 0; w < sizeof(weights) / sizeof(weights[0]); w++) {
-            snprintf(name, sizeof(name), "gemm %s %s, %d rows", weights[w].model,
-                     weights[w].which, rows[r]);
+            snprintf(name, sizeof(name), "gemm %s %s, %d rows", weights[w].model, weights[w].which,
+                     rows[r]);
             if (wanted(b, name))
                 (void)bench_gemm(b, name, rows[r], weights[w].columns, weights[w].depth);
         }

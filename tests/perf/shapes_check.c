@@ -81,8 +81,7 @@ static struct twin twin_of(const float *values, size_t count, bool wide)
         for (size_t i = 0; half && i < count; i++)
             narrow[i] = bf16_of(values[i]);
         must(sides[s].backend->upload(sides[s].device, twin.at[s],
-                                      half ? (const void *)narrow : values,
-                                      count * (half ? 2 : 4)),
+                                      half ? (const void *)narrow : values, count * (half ? 2 : 4)),
              "upload");
     }
     kept_count++;
@@ -398,15 +397,13 @@ static void check_mixer(const char *name, const struct sequence *sequences, int 
                               .b_at = 2 * keys + 2 * values + GENERATOR + heads};
     op.ld_projected = (op.b_at + heads + 7) / 8 * 8;
     size_t tokens = (size_t)batch.tokens;
-    struct twin projected =
-        random_twin(tokens * (size_t)op.ld_projected, 1.0, 0.2, false);
+    struct twin projected = random_twin(tokens * (size_t)op.ld_projected, 1.0, 0.2, false);
     struct twin w2 = random_twin((size_t)(values * TAPS * GENERATOR), 0.1, 0.0, false);
     struct twin w2_bias = random_twin((size_t)(values * TAPS), 0.3, 0.2, true);
     struct twin a_log = random_twin((size_t)heads, 0.5, 0.0, true);
     struct twin dt_bias = random_twin((size_t)heads, 0.5, -1.0, true);
     struct twin weight = random_twin(D_V, 0.2, 1.0, true);
-    struct twin rows =
-        random_twin((size_t)(SEQUENCES_MAX * (TAPS - 1) * values), 1.0, 0.0, false);
+    struct twin rows = random_twin((size_t)(SEQUENCES_MAX * (TAPS - 1) * values), 1.0, 0.0, false);
     struct twin state = random_twin((size_t)(SEQUENCES_MAX * keys) * D_V, 0.3, 0.0, true);
     struct twin out = poisoned_twin(tokens * (size_t)values, false);
 
@@ -466,7 +463,8 @@ static void check_gemm(int rows, int columns, int depth, bool biased, bool float
 
 static void check_all(void)
 {
-    static const struct sequence decodes[] = {{0, 1}, {1, 1}, {63, 1}, {64, 1}, {700, 1}, {2500, 1}};
+    static const struct sequence decodes[] = {{0, 1},  {1, 1},   {63, 1},
+                                              {64, 1}, {700, 1}, {2500, 1}};
     static const struct sequence ragged[] = {{5, 1},    {300, 1},  {0, 300}, {100, 129},
                                              {1000, 2}, {64, 200}, {63, 64}, {0, 65}};
     static const struct sequence chunks[] = {{0, 64}, {10, 200}, {0, 5}, {3, 65}, {7, 1}};
