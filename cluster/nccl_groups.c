@@ -77,7 +77,7 @@ static enum status group_open(struct fabric_nccl *end, int which)
     if (status != STATUS_OK)
         return status;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = getenv("JETD_NCCL_BLOCKING") != NULL;
+    config.blocking = 0;
     config.commName = nccl_names[which];
     ncclResult_t result =
         end->calls.comm_init(&end->comm[which], mesh_axis_size(host->mesh, axis_of(which)), id,

@@ -15,12 +15,8 @@ gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OPENBLAS_NUM_THREADS=1
 export OMPI_MCA_mca_base_component_show_load_errors=0 NCCL_NVLS_ENABLE=0
 
-ranks() {
-    count=$1
-    shift
-    mpirun --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none \
-        --mca btl self,vader -n "$count" "$@"
-}
+ranks="mpirun --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none \
+    --mca btl self,vader -n 2"
 
 # check NAME command ...: a line with the verdict; the end of the log where it failed.
 check() {
@@ -45,7 +41,7 @@ check() {
 # fault PATTERN FAULT RANK: the job ends with a line that says why, and soon.
 fault() {
     begin=$(date +%s)
-    timeout 40 mpirun --oversubscribe --bind-to none -n 2 "$build/tests/cluster/fault_ranks" "$2" \
+    timeout 40 $ranks "$build/tests/cluster/fault_ranks" "$2" \
         "$3" nccl >"$out/fault-$2.log" 2>&1
     code=$?
     verdict=passed
@@ -72,7 +68,7 @@ bench() {
 }
 
 run_check() {
-    check fabric_nccl ranks 2 "$build/tests/cluster/test_fabric" nccl
+    check fabric_nccl $ranks "$build/tests/cluster/test_fabric" nccl
     fault "rank 1 of 2" clean -1
     fault "rank 1 died in step 7" kill 1
     fault "rank 1 stalled in step 7" stop 1
@@ -80,11 +76,11 @@ run_check() {
     fault "rank asked for the end" abort 1
     for fixture in $fixtures; do
         for mesh in "2 1" "1 2"; do
-            name=$(echo "$mesh" | tr ' ' x)
+            cut=$(echo "$mesh" | tr ' ' x)
             # shellcheck disable=SC2086
-            check "$fixture-$name-nccl" ranks 2 "$build/tests/golden/golden_mpi" $fixture $mesh nccl
+            check "$fixture-$cut-nccl" $ranks "$build/tests/golden/golden_mpi" $fixture $mesh nccl
             # shellcheck disable=SC2086
-            CUDA_VISIBLE_DEVICES=0 check "$fixture-$name-one-gpu" ranks 2 \
+            CUDA_VISIBLE_DEVICES=0 check "$fixture-$cut-one-gpu" $ranks \
                 "$build/tests/golden/golden_mpi" $fixture $mesh mpi
         done
     done
@@ -97,9 +93,9 @@ run_bench() {
         # shellcheck disable=SC2086
         bench "tp 1" "$jetbench" $job
         # shellcheck disable=SC2086
-        bench "tp 2" ranks 2 "$jetbench" $job --tp 2
+        bench "tp 2" $ranks "$jetbench" $job --tp 2
         # shellcheck disable=SC2086
-        bench "pp 2" ranks 2 "$jetbench" $job --pp 2
+        bench "pp 2" $ranks "$jetbench" $job --pp 2
     done
 }
 
