@@ -19,6 +19,9 @@ struct rig {
     unsigned char *bytes;          /* the other ranks' room for a step */
     uint64_t number;
     int failures; /* on this rank */
+    /* of log-probabilities against the fixture's */
+    double error_squares;
+    int errors;
 };
 
 /* The table that rigs use; NULL: the cpu's. */
@@ -28,7 +31,8 @@ extern int rig_ordinal; /* which accelerator */
 extern bool rig_nccl;
 /* device_options.batch_invariant */
 extern bool rig_invariant;
-/* Tolerances times this: 1 for f32 arithmetic, more for bf16. */
+/* Tolerances times this: 1 for f32 arithmetic, more for bf16, whose few largest errors of many rows
+ * may be five times what is asked of their root mean square. */
 extern double rig_slack;
 
 /* Counts a failed check, and says what it was. */

@@ -78,11 +78,29 @@ static void trace_add(struct trace *trace, const struct sample_result *result)
 
 /* ---- against the fixture ------------------------------------------------------------------ */
 
+static bool near(struct rig *rig, double value, double expected)
+{
+    double error = value - expected, most = 2e-4 * rig_slack * (rig_slack > 1 ? 5 : 1);
+    rig->error_squares += error * error;
+    rig->errors++;
+    return fabs(error) <= most;
+}
+
+static void check_errors(struct rig *rig)
+{
+    double mean = rig->errors > 0 ? sqrt(rig->error_squares / rig->errors) : 0;
+    if (!(mean <= 2e-4 * rig_slack))
+        rig_fail(rig, "log-probabilities: root mean square error %g", mean);
+    if (rig_slack > 1)
+        fprintf(stderr, "log-probabilities: root mean square error %.4f of %d\n", mean,
+                rig->errors);
+}
+
 static void check_row(struct rig *rig, int position, const struct sample_result *result)
 {
     const struct fixture *f = rig->fixture;
     double expected = fixture_logprob(f, position, result->token);
-    if (!(fabs(result->logprob - expected) <= 2e-4 * rig_slack))
+    if (!near(rig, result->logprob, expected))
         rig_fail(rig, "position %d: log-probability %g, expected %g", position,
                  (double)result->logprob, expected);
     if (result->tops != 5)
@@ -91,8 +109,9 @@ static void check_row(struct rig *rig, int position, const struct sample_result 
         double top = fixture_logprob(f, position, result->top[i].id);
         int better = 0;
         for (int id = 0; id < f->vocab; id++)
-            better += fixture_logprob(f, position, id) > top + 4e-4 * rig_slack;
-        if (!(fabs(result->top[i].value - top) <= 2e-4 * rig_slack) || better > i)
+            better +=
+                fixture_logprob(f, position, id) > top + 4e-4 * rig_slack * (rig_slack > 1 ? 5 : 1);
+        if (!near(rig, result->top[i].value, top) || better > i)
             rig_fail(rig, "position %d, top %d: id %d with %g, expected %g; %d are better",
                      position, i, result->top[i].id, (double)result->top[i].value, top, better);
     }
@@ -153,6 +172,7 @@ void scenario_golden(struct rig *rig, void *chunks)
     struct feed feed = feed_make(3);
     struct trace trace = {.rows = 0};
     run_prompt(rig, &feed, chunks, true, &trace);
+    check_errors(rig);
     rig_check_state(rig, feed.slot);
     run_greedy(rig, &feed, newest_token(&trace));
 }
