@@ -15,6 +15,8 @@ bool mixer_inputs_fits(const struct jet_mixer_op *op);
 enum status mixer_inputs(struct device *device, const struct jet_mixer_op *op, int first, void *q,
                          void *k);
 
+/* Whether mixer_step takes mixer_head's form. */
+bool mixer_step_heads(const struct jet_mixer_op *op, int multiprocessors, bool invariant);
 /* mixer_step's form of a block a head: d_v 256. */
 enum status mixer_head(struct device *device, const struct jet_mixer_op *op, const void *kernels);
 

@@ -6,7 +6,9 @@
  * the old state S:  r = beta (v - a S^T k);  S' = a S + k r^T;  o = a S^T q + (k.q) r, so that one
  * reduction serves both products. The blocks exchange their sums of o^2 for the norm. */
 #include <cooperative_groups.h>
+#include <utility>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mixer_step.cuh"
 #include "kernels/cuda/ptx.cuh"
 
@@ -30,6 +32,7 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(struct je
     enum { ROWS = D_K / 8 };
     __shared__ struct step_shared shared;
     cg::cluster_group cluster = cg::this_cluster();
+    auto started = cluster.barrier_arrive();
     const int t = threadIdx.x;
     const int slab = blockIdx.x, head = blockIdx.y, sequence = blockIdx.z;
     const int64_t token = sequence; /* decodes lead, one token each */
@@ -38,11 +41,14 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(struct je
     const int row = t / 16, column = slab * COLUMNS + t % 16 * 4;
     float *state = op.state + (((int64_t)slot * op.heads + head) * D_K + row) * op.d_v + column;
 
+    /* The state waits for nobody: the kernels before this one make the token's projections. */
+    launch_next();
     float4 s[ROWS];
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
         s[i] = fresh ? make_float4(0.0f, 0.0f, 0.0f, 0.0f)
                      : load_once(state + (int64_t)i * 8 * op.d_v);
+    launch_wait();
 
     const bf16 *projected = (const bf16 *)op.projected + token * op.ld_projected;
     struct gates gates;
@@ -89,6 +95,7 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(struct je
         store_once(state + (int64_t)i * 8 * op.d_v,
                    update_row(s[i], gates.decay, shared.heads.key[row + 8 * i], r));
     int slabs = (int)gridDim.x;
+    cluster.barrier_wait(std::move(started)); /* the peers' shared memory is theirs */
     if (t < slabs)
         cluster.map_shared_rank(shared.squares, t)[slab] = shared.square[0] + shared.square[1];
     cluster.sync();
@@ -111,27 +118,35 @@ bool mixer_step_fits(const struct jet_mixer_op *op)
 static enum status step_launch(struct device *device, const struct jet_mixer_op *op,
                                const void *kernels)
 {
-    cudaLaunchAttribute attribute = {};
+    cudaLaunchAttribute attributes[2] = {};
     cudaLaunchConfig_t config = {};
     unsigned slabs = (unsigned)(op->d_v / COLUMNS);
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = slabs;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = slabs;
+    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = dim3(slabs, (unsigned)op->heads, (unsigned)op->batch->decodes);
     config.blockDim = dim3(THREADS);
     config.stream = device->stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+    config.attrs = attributes;
+    config.numAttrs = 2;
     auto kernel = op->d_k == 128 ? mixer_step_kernel<128> : mixer_step_kernel<96>;
     return device_check(cudaLaunchKernelEx(&config, kernel, *op, *op->batch, (const bf16 *)kernels),
                         "jet mixer step");
 }
 
+/* Whole heads a block need enough heads to fill the device a few times; the two forms sum in
+ * different orders. */
+bool mixer_step_heads(const struct jet_mixer_op *op, int multiprocessors, bool invariant)
+{
+    int64_t heads = (int64_t)op->batch->decodes * op->heads;
+    return op->d_v == 256 && (invariant || heads >= 3 * multiprocessors);
+}
+
 enum status mixer_step(struct device *device, const struct jet_mixer_op *op, const void *kernels)
 {
-    /* Whole heads a block need enough heads to fill the device a few times. */
-    int64_t heads = (int64_t)op->batch->decodes * op->heads;
-    if (op->d_v == 256 && heads >= 3 * device->multiprocessors)
+    if (mixer_step_heads(op, device->multiprocessors, device->options.batch_invariant))
         return mixer_head(device, op, kernels);
     return step_launch(device, op, kernels);
 }

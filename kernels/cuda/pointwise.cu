@@ -50,6 +50,8 @@ __global__ static void rope_kernel(struct rope_op op)
 {
     int half = op.head_dim / 2;
     bf16 *row = (bf16 *)op.x + (int64_t)blockIdx.x * op.ld_x;
+    launch_next();
+    launch_wait();
     float position = (float)op.positions[blockIdx.x];
     for (int i = threadIdx.x; i < half; i += blockDim.x) {
         float sine, cosine;
@@ -119,9 +121,11 @@ __global__ static void gated_norm_256_kernel(struct gated_norm_op op)
     for (int i = 0; i < 8; i++)
         sum += values[i] * values[i];
     float factor = rsqrtf(warp_sum(sum) / 256.0f + op.epsilon);
+    float4 low = *(const float4 *)(op.weight + at), high = *(const float4 *)(op.weight + at + 4);
+    float weight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        values[i] *= factor * op.weight[at + i] * silu_of(gates[i]);
+        values[i] *= factor * weight[i] * silu_of(gates[i]);
     store8((bf16 *)op.out + item * 256 + at, values);
 }
 
@@ -177,8 +181,7 @@ enum status cuda_rope(struct device *device, const struct rope_op *op)
     enum status status = device_enter(device);
     if (status != STATUS_OK || op->tokens == 0 || op->heads == 0)
         return status;
-    rope_kernel<<<op->tokens, dim3(64, 4), 0, device->stream>>>(*op);
-    return launch_check("rope");
+    return launch_early(device, rope_kernel, dim3(op->tokens), dim3(64, 4), 0, "rope", *op);
 }
 
 enum status cuda_gates(struct device *device, const struct gates_op *op)
@@ -208,7 +211,7 @@ enum status cuda_gated_norm(struct device *device, const struct gated_norm_op *o
     if (status != STATUS_OK || items == 0)
         return status;
     bool wide = op->dim == 256 && op->ld_gate % 8 == 0 && aligned16(op->o) &&
-                aligned16(op->gate) && aligned16(op->out);
+                aligned16(op->gate) && aligned16(op->out) && aligned16(op->weight);
     auto kernel = wide ? gated_norm_256_kernel : gated_norm_kernel;
     kernel<<<blocks_for(items, 8), 256, 0, device->stream>>>(*op);
     return launch_check("gated_norm");
