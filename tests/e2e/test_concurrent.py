@@ -128,5 +128,7 @@ def test_mixed_load(pb, start, mesh):
         after = quiet(pb, control), descriptors(pid), resident(pid)
         assert after[0].blocks_used == before[0].blocks_used == 0
         assert after[1] == before[1]
-        assert after[2] <= before[2] + (8 << 20), "memory grew"
+        # The address sanitizer keeps freed memory; it looks for leaks itself, at the end.
+        if not LIGHT:
+            assert after[2] <= before[2] + (8 << 20), "memory grew"
     assert daemon.stop() == 0, daemon.text()
