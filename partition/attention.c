@@ -64,8 +64,9 @@ enum status attention_run(struct stage *stage, int index)
     const struct attention_weights *w = &stage->weights.layer[index].attention;
     struct attention_columns at = layout_attention_columns(stage->plan, stage->rank);
     TRY(projection_run(stage, w->projection, w->bias, at.total));
-    TRY(rotate(stage, at.q, span_size(stage->rank->q_heads), at.total));
-    TRY(rotate(stage, at.k, span_size(stage->rank->kv_heads), at.total));
+    /* Keys follow the queries. */
+    int heads = span_size(stage->rank->q_heads) + span_size(stage->rank->kv_heads);
+    TRY(rotate(stage, at.q, heads, at.total));
     TRY(attend(stage, index));
     return output_run(stage, w->output, at.k - at.q);
 }

@@ -9,6 +9,7 @@
  * The blocks' partial results are merged by a second kernel. */
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/kv.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 enum { TILE = 64, DIM = 128, HEADS = 8, STAGES = 3, THREADS = 128, WARPS = 4 };
@@ -249,6 +250,8 @@ __global__ __launch_bounds__(THREADS, 2) static void attention_decode_kernel(
     const int warp = threadIdx.x / 32;
     const int kv_head = blockIdx.y;
     const int64_t token = blockIdx.z; /* decodes lead, one token each */
+    launch_next();
+    launch_wait();
     const int slot = batch.slots[token];
     const int position = batch.contexts[token];
     const int first = op.window > 0 && position - op.window + 1 > 0 ? position - op.window + 1 : 0;
@@ -299,6 +302,8 @@ __global__ __launch_bounds__(DIM) static void attention_merge_kernel(struct atte
 {
     const int64_t row = (int64_t)blockIdx.y * op.heads + blockIdx.x;
     float most = -INFINITY, mass = 0.0f, value = 0.0f;
+    launch_next();
+    launch_wait();
     for (int i = 0; i < splits; i++)
         most = fmaxf(most, partial_mass[row * splits + i].x);
 #pragma unroll 4
@@ -375,12 +380,10 @@ enum status attention_decode(struct device *device, const struct attention_op *o
     if (status != STATUS_OK)
         return status;
     dim3 grid(split.splits, op->cache.kv_heads, decodes);
-    kernel<<<grid, THREADS, SHARED_BYTES, device->stream>>>(*op, *op->batch, split, partial,
-                                                            partial_mass);
-    status = launch_check("attention decode");
+    status = launch_early(device, kernel, grid, dim3(THREADS), SHARED_BYTES, "attention decode", *op,
+                          *op->batch, split, partial, partial_mass);
     if (status != STATUS_OK || split.splits == 1)
         return status;
-    attention_merge_kernel<<<dim3(op->heads, decodes), DIM, 0, device->stream>>>(
-        *op, split.splits, partial, partial_mass);
-    return launch_check("attention merge");
+    return launch_early(device, attention_merge_kernel, dim3(op->heads, decodes), dim3(DIM), 0,
+                        "attention merge", *op, split.splits, partial, partial_mass);
 }

@@ -1,6 +1,6 @@
 /* Matrix products: cuBLASLt where its alignment rules allow, or gemv.cu for few rows, whichever of
- * their algorithms is fastest for a shape class when timed at its first use. A class is the weight's
- * shape, the output's type and a range of row counts. */
+ * their algorithms is fastest for a shape class when timed at its first use. A class is the
+ * weight's shape, the output's type and a range of row counts. */
 #include "kernels/cuda/gemm.h"
 
 #include <stdlib.h>
@@ -10,8 +10,8 @@
 enum { PLANS = 512, CANDIDATES = 8, CANDIDATES_FEW = 24, ROUNDS = 3, WORKSPACE = 32 << 20 };
 /* Few rows: the product is a stream of weights, and choices differ by how they cover its start and
  * end. */
-enum { ROWS_FEW = 128, ROUNDS_COLD = 7 };
-static const size_t COLD = 128 << 20; /* bytes that push the weights out of the caches */
+enum { ROWS_FEW = 128, ROUNDS_COLD = 6 };
+static const size_t COLD = 192 << 20; /* bytes of stand-in weights, more than any cache holds */
 
 struct plan {
     int columns, depth, row_class;
@@ -25,7 +25,7 @@ struct gemm_context {
     struct lt lt;
     cublasLtHandle_t handle;
     void *workspace;
-    uint4 *cold; /* [COLD] */
+    char *cold; /* [COLD] stand-in weights */
     cudaEvent_t begin, end;
     int plans;
     struct plan plan[PLANS];
@@ -59,8 +59,8 @@ static bool problem_describe(const struct lt *lt, const struct gemm_op *op, bool
         lt->desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                      sizeof(transposed)) == 0 &&
         lt->desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof(plain)) == 0 &&
-        lt->layout_init(&problem->weight, layout, CUDA_R_16BF, op->depth, op->columns,
-                        op->depth) == 0 &&
+        lt->layout_init(&problem->weight, layout, CUDA_R_16BF, op->depth, op->columns, op->depth) ==
+            0 &&
         lt->layout_init(&problem->x, layout, CUDA_R_16BF, op->depth, op->rows, op->ld_x) == 0 &&
         lt->layout_init(&problem->out, layout, out_type, op->columns, op->rows, op->ld_out) == 0;
     if (right && bias)
@@ -99,9 +99,9 @@ static int candidates_find(struct gemm_context *gemm, struct problem *problem,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     for (int i = 0; i < 4 && right; i++)
         right = lt->preference_set(&preference, sides[i], &alignment, sizeof(alignment)) == 0;
-    if (!right || lt->heuristic(gemm->handle, &problem->desc, &problem->weight, &problem->x,
-                                &problem->out, &problem->out, &preference, most, results,
-                                &found) != 0)
+    if (!right ||
+        lt->heuristic(gemm->handle, &problem->desc, &problem->weight, &problem->x, &problem->out,
+                      &problem->out, &preference, most, results, &found) != 0)
         return 0;
     return found;
 }
@@ -122,17 +122,6 @@ static bool candidate_run(const struct candidate *c)
                         : problem_run(c->device, c->op, c->problem, c->algorithm);
 }
 
-/* Never stores; the compiler does not know. */
-__global__ static void cold_kernel(uint4 *memory, size_t count)
-{
-    uint32_t any = 0;
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count;
-         i += (size_t)gridDim.x * blockDim.x)
-        any |= memory[i].x;
-    if (any == 0x9e3779b9u)
-        memory[0].x = 0;
-}
-
 /* Microseconds of `runs` runs in a row, or a negative number when the candidate refuses. */
 static float runs_time(const struct candidate *c, int runs)
 {
@@ -150,23 +139,62 @@ static float runs_time(const struct candidate *c, int runs)
     return milliseconds * 1000.0f / (float)runs;
 }
 
-/* Many rows: the mean of a few runs. Few: the best of single runs with cold caches, since a step
- * finds every weight in memory. */
+/* A graph of runs that each find their weights in memory: they walk through the context's stand-in
+ * for weights, where two products' fit it. */
+static bool chain_record(const struct candidate *c, cudaGraphExec_t *out)
+{
+    size_t bytes = (size_t)c->op->columns * (size_t)c->op->depth * 2, at = 0;
+    struct gemm_op op = *c->op;
+    struct candidate run = *c;
+    cudaGraph_t graph = NULL;
+    bool right = true;
+    run.op = &op;
+    if (cudaStreamBeginCapture(c->device->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
+        return false;
+    for (int i = 0; i < ROUNDS_COLD && right; i++) {
+        at = at + bytes > COLD ? 0 : at;
+        if (2 * bytes <= COLD)
+            op.weight = c->device->gemm->cold + at;
+        at += bytes;
+        right = candidate_run(&run);
+    }
+    right = cudaStreamEndCapture(c->device->stream, &graph) == cudaSuccess && right;
+    right = right && cudaGraphInstantiate(out, graph, 0) == cudaSuccess;
+    if (graph != NULL)
+        (void)cudaGraphDestroy(graph);
+    return right;
+}
+
+static float chain_time(const struct candidate *c)
+{
+    struct gemm_context *gemm = c->device->gemm;
+    cudaGraphExec_t graph;
+    float best = -1.0f;
+    if (!chain_record(c, &graph))
+        return -1.0f;
+    for (int i = 0; i < ROUNDS; i++) {
+        float milliseconds;
+        if (cudaEventRecord(gemm->begin, c->device->stream) != cudaSuccess ||
+            cudaGraphLaunch(graph, c->device->stream) != cudaSuccess ||
+            cudaEventRecord(gemm->end, c->device->stream) != cudaSuccess ||
+            cudaEventSynchronize(gemm->end) != cudaSuccess ||
+            cudaEventElapsedTime(&milliseconds, gemm->begin, gemm->end) != cudaSuccess)
+            break;
+        if (best < 0.0f || milliseconds < best)
+            best = milliseconds;
+    }
+    (void)cudaGraphExecDestroy(graph);
+    return best * 1000.0f / ROUNDS_COLD;
+}
+
+/* Few rows: as part of a recorded step, where one product may start while another ends. */
 static float candidate_time(const struct candidate *c)
 {
     if (runs_time(c, 1) < 0.0f)
         return -1.0f;
-    if (c->op->rows > ROWS_FEW)
-        return runs_time(c, ROUNDS);
-    float best = -1.0f;
-    for (int round = 0; round < ROUNDS_COLD; round++) {
-        cold_kernel<<<c->device->multiprocessors * 2, 1024, 0, c->device->stream>>>(
-            c->device->gemm->cold, COLD / sizeof(uint4));
-        float time = runs_time(c, 1);
-        if (time >= 0.0f && (best < 0.0f || time < best))
-            best = time;
-    }
-    return best;
+    float time = c->op->rows > ROWS_FEW ? runs_time(c, ROUNDS) : chain_time(c);
+    /* Between norms and mixers an early start is worth more than between products alike. */
+    return c->form >= 0 ? time * 0.97f : time;
 }
 
 /* ---- plans --------------------------------------------------------------------------------- */
@@ -200,7 +228,7 @@ static void plan_make(struct device *device, const struct gemm_op *op, struct pl
     float best = 0.0f, best_library = 0.0f;
     if (device->recording) { /* nothing can be timed: the first choice */
         plan->usable = found > 0 || gemv_fits(op);
-        plan->form = gemv_fits(op) ? 1 : -1;
+        plan->form = gemv_fits(op) ? 0 : -1;
         if (found > 0)
             plan->algorithm = results[0].algo;
         return;
@@ -284,7 +312,7 @@ enum status gemm_open(struct device *device, struct error *error)
                          device->ordinal);
     if (cudaMalloc(&gemm->workspace, WORKSPACE) != cudaSuccess ||
         cudaMalloc(&gemm->cold, COLD) != cudaSuccess ||
-        cudaMemsetAsync(gemm->cold, 0, COLD, device->stream) != cudaSuccess ||
+        cudaMemsetAsync(gemm->cold, 0x3c, COLD, device->stream) != cudaSuccess ||
         cudaEventCreate(&gemm->begin) != cudaSuccess || cudaEventCreate(&gemm->end) != cudaSuccess)
         return error_set(error, STATUS_NO_MEMORY, "cuda: device %d: no memory for cuBLASLt",
                          device->ordinal);

@@ -1,6 +1,7 @@
 /* New keys and values into the cache. */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/kv.cuh"
+#include "kernels/cuda/launch.cuh"
 
 /* One block a token; grid.y: k, then v. */
 template <bool WIDE>
@@ -8,6 +9,8 @@ __global__ static void kv_store_kernel(struct kv_store_op op, struct ragged batc
 {
     const struct kv_cache &cache = op.cache;
     int64_t token = blockIdx.x;
+    launch_next();
+    launch_wait();
     int sequence = batch.token_sequence[token];
     int slot = batch.slots[sequence];
     int position = batch.token_position[token];
@@ -38,6 +41,6 @@ enum status cuda_kv_store(struct device *device, const struct kv_store_op *op)
     bool wide = op->cache.head_dim % 8 == 0 && op->ld_kv % 8 == 0 && aligned16(op->k) &&
                 aligned16(op->v) && aligned16(op->cache.data);
     auto kernel = wide ? kv_store_kernel<true> : kv_store_kernel<false>;
-    kernel<<<dim3(op->batch->tokens, 2), 32, 0, device->stream>>>(*op, *op->batch);
-    return launch_check("kv_store");
+    return launch_early(device, kernel, dim3(op->batch->tokens, 2), dim3(32), 0, "kv_store", *op,
+                        *op->batch);
 }

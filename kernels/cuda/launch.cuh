@@ -18,8 +18,7 @@ __device__ static inline void launch_next()
 
 template <typename... Parameters, typename... Arguments>
 static enum status launch_early(struct device *device, void (*kernel)(Parameters...), dim3 grid,
-                                dim3 block, size_t shared, const char *what,
-                                Arguments... arguments)
+                                dim3 block, size_t shared, const char *what, Arguments... arguments)
 {
     cudaLaunchAttribute attribute = {};
     cudaLaunchConfig_t config = {};

@@ -112,8 +112,7 @@ __global__ static void rms_norm_any_kernel(struct rms_norm_op op)
         return;
     float factor = rsqrtf(block_sum(sum, buffer) / (float)op.columns + op.epsilon);
     for (int i = threadIdx.x; i < op.columns; i += blockDim.x)
-        ((bf16 *)op.out)[at + i] =
-            __float2bfloat16(__bfloat162float(x[i]) * factor * op.weight[i]);
+        ((bf16 *)op.out)[at + i] = __float2bfloat16(__bfloat162float(x[i]) * factor * op.weight[i]);
 }
 
 enum status cuda_resolve(struct device *device, const struct resolve_op *op)

@@ -187,8 +187,8 @@ __device__ static inline struct chunk_part chunk_join(const struct chunk_part *p
     struct chunk_part part = parts[lane % WARPS];
     struct best best = warp_best((struct best){part.max, part.argmax});
     struct best winner = warp_best((struct best){part.score, part.id});
-    float sum = part.max > -INFINITY && lane < WARPS ? part.sum * __expf(part.max - best.value)
-                                                     : 0.0f;
+    float sum =
+        part.max > -INFINITY && lane < WARPS ? part.sum * __expf(part.max - best.value) : 0.0f;
     part.sum = warp_sum(sum);
     part.bad = __any_sync(0xffffffffu, part.bad);
     part.max = best.value;
@@ -233,7 +233,9 @@ __device__ static void row_merge(const struct sample_op &op, const struct sample
     area.counters[blockIdx.y] = 0;
     if (!op.thresholds || !row_is_cut(row, op.batch.limit))
         row_finish(op, blockIdx.y, row, state,
-                   row.target >= 0 ? row.target : winner.id == INT32_MAX ? -1 : winner.id);
+                   row.target >= 0          ? row.target
+                   : winner.id == INT32_MAX ? -1
+                                            : winner.id);
 }
 
 /* A block a chunk (x) of a row (y); COUNT values a thread. */
@@ -283,8 +285,7 @@ __global__ __launch_bounds__(THREADS, 4) static void scan_kernel(struct sample_o
         if (threadIdx.x == 0) {
             area.part[(int64_t)blockIdx.y * area.chunks + blockIdx.x] = part;
             __threadfence();
-            shared.last =
-                atomicAdd(&area.counters[blockIdx.y], 1u) == (uint32_t)area.chunks - 1;
+            shared.last = atomicAdd(&area.counters[blockIdx.y], 1u) == (uint32_t)area.chunks - 1;
         }
     }
     __syncthreads();

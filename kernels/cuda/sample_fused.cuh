@@ -56,9 +56,8 @@ __device__ static inline float race_time(const struct sample_row &row, int32_t i
 {
     uint32_t bits = philox_draw(row.seed, row.draw, (uint32_t)id);
     float rest = ((float)~bits + 0.5f) * 0x1p-32f; /* 1 - u */
-    float wait = rest < 0.1f
-                     ? rest * (1.0f + rest * (0.5f + rest * (1.0f / 3.0f + rest * 0.25f)))
-                     : -__logf(((float)bits + 0.5f) * 0x1p-32f);
+    float wait = rest < 0.1f ? rest * (1.0f + rest * (0.5f + rest * (1.0f / 3.0f + rest * 0.25f)))
+                             : -__logf(((float)bits + 0.5f) * 0x1p-32f);
     float weight = value == max ? 1.0f : __expf(value - max);
     return __fdividef(wait, weight);
 }
@@ -70,7 +69,8 @@ __device__ static inline float race_limit(float first, float max)
     return first * (1.001f + 1e-6f * fabsf(max));
 }
 
-__device__ static __noinline__ float race_score(const struct sample_row &row, int32_t id, float value)
+__device__ static __noinline__ float race_score(const struct sample_row &row, int32_t id,
+                                                float value)
 {
     double uniform = ((double)philox_draw(row.seed, row.draw, (uint32_t)id) + 0.5) * 0x1p-32;
     return (float)((double)value - log(-log(uniform)));
@@ -111,7 +111,8 @@ __device__ static inline Number few_sum(Number value, Number *shared)
     return value;
 }
 
-template <int WARPS> __device__ static inline float few_min(float value, float *shared)
+template <int WARPS>
+__device__ static inline float few_min(float value, float *shared)
 {
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2)

@@ -29,9 +29,8 @@ __global__ __launch_bounds__(THREADS) static void list_kernel(struct sample_op o
     for (int rank = 0; rank < k; rank++) {
         struct best best = warp_best(mine);
         if (lane == 0)
-            out[rank] = best.id == INT32_MAX
-                            ? (struct logit_candidate){-INFINITY, -1}
-                            : (struct logit_candidate){best.value, best.id};
+            out[rank] = best.id == INT32_MAX ? (struct logit_candidate){-INFINITY, -1}
+                                             : (struct logit_candidate){best.value, best.id};
         if (best.id == INT32_MAX)
             break;
         if (mine.id != best.id)
@@ -92,8 +91,8 @@ __global__ __launch_bounds__(ROW_THREADS) static void merge_kernel(struct sample
 #pragma unroll
         for (int i = 0; i < OWN_LISTS; i++)
             if (head[i].id == best.id)
-                head[i] = head_of(
-                    lists + ((int64_t)i * ROW_THREADS + threadIdx.x) * SAMPLE_TOP_MAX, ++at[i], k);
+                head[i] = head_of(lists + ((int64_t)i * ROW_THREADS + threadIdx.x) * SAMPLE_TOP_MAX,
+                                  ++at[i], k);
     }
 }
 
@@ -104,8 +103,8 @@ enum status sample_top(struct device *device, const struct sample_op *op,
         log_error("cuda: sample: no k best of %d columns", op->batch.columns);
         return STATUS_DEVICE;
     }
-    list_kernel<<<dim3(area->lists / (THREADS / 32), op->batch.rows), THREADS, 0,
-                  device->stream>>>(*op, *area);
+    list_kernel<<<dim3(area->lists / (THREADS / 32), op->batch.rows), THREADS, 0, device->stream>>>(
+        *op, *area);
     enum status status = launch_check("sample: lists of the best");
     if (status != STATUS_OK)
         return status;

@@ -245,7 +245,11 @@ static void row_check(struct scene *scene, int r, const struct sample_result *go
         adjust(scene, row, logits);
         token = draw(scene, row, logits);
     }
-    assert_int_equal(got->token, token);
+    if (got->token != token)
+        fail_msg(
+            "row %d of %d x %d: token %d, not %d (temperature %g, top_k %d, top_p %g, min_p %g)", r,
+            scene->rows, scene->columns, got->token, token, (double)row->temperature, row->top_k,
+            (double)row->top_p, (double)row->min_p);
     if (token < 0)
         return;
     for (int c = 1; c < scene->columns; c++)
