@@ -63,11 +63,15 @@ static enum status open_checkpoint(const struct settings *settings, struct rank 
     return checkpoint_open(rank->folder, &rank->model, &rank->checkpoint, error);
 }
 
+/* Jet-Nemotron's 151936 rows are Qwen2.5's padded vocabulary: from 151665 on no token exists, also
+ * where the folder has no tokenizer.json to say so. */
+enum { PADDED_VOCAB = 151936, PADDED_VOCAB_TOKENS = 151665 };
+
 /* Rank 0 alone reads the tokenizer; the others learn the one number they need. */
 static enum status open_tokenizer(const struct settings *settings, struct rank *rank,
                                   struct error *error)
 {
-    int32_t limit = rank->model.vocab;
+    int32_t limit = rank->model.vocab == PADDED_VOCAB ? PADDED_VOCAB_TOKENS : rank->model.vocab;
     if (rank->fabric->rank == 0) {
         const char *folder = settings->tokenizer[0] != '\0' ? settings->tokenizer : rank->folder;
         enum status status =
@@ -77,12 +81,12 @@ static enum status open_tokenizer(const struct settings *settings, struct rank *
             log_warning("no tokenizer.json: this model is served by token ids alone");
         } else if (status != STATUS_OK) {
             return status;
-        } else if (tokenizer_size(rank->tokenizer) < limit) {
+        } else if (tokenizer_size(rank->tokenizer) <= rank->model.vocab) {
             limit = tokenizer_size(rank->tokenizer);
-        } else if (tokenizer_size(rank->tokenizer) > limit) {
+        } else {
             return error_set(error, STATUS_CONFIG,
                              "tokenizer.json has ids up to %d, but the model's vocab_size is %d",
-                             tokenizer_size(rank->tokenizer) - 1, limit);
+                             tokenizer_size(rank->tokenizer) - 1, rank->model.vocab);
         }
     }
     size_t length = 0;
