@@ -7,6 +7,7 @@
 int bench_serve(int argc, char **argv, int own);
 int bench_decode(int argc, char **argv, int own);
 int bench_prefill(int argc, char **argv, int own);
+int bench_kernels(int argc, char **argv, int own);
 
 /* What the device can do, measured: the shares that lines state are of these. */
 struct ceilings {

@@ -14,6 +14,7 @@ static const struct {
     {"serve", bench_serve, "the engine alone, then the same load over gRPC"},
     {"decode", bench_decode, "decode steps of a batch over a given context"},
     {"prefill", bench_prefill, "one prompt, in chunks"},
+    {"kernels", bench_kernels, "each operation by itself"},
 };
 
 int main(int argc, char **argv)
