@@ -342,6 +342,23 @@ int attention_decode_splits(int pairs, int tiles, int slots, int most)
     return best;
 }
 
+/* Cuts where the batch has no say: every 1024 keys, or as many more as a full batch of the longest
+ * sequences needs to fit the scratch. */
+static int keys_invariant(const struct device *device, const struct attention_op *op)
+{
+    int sequences = device->options.max_sequences > op->batch->decodes
+                        ? device->options.max_sequences
+                        : op->batch->decodes;
+    int64_t rows = (int64_t)sequences * op->heads;
+    int64_t room = (int64_t)(device->scratch_bytes / (size_t)(rows * (DIM + 2) * 4));
+    int64_t longest =
+        op->window > 0 ? op->window + TILE : (int64_t)op->cache.ld_table * op->cache.block_tokens;
+    int keys = 16 * TILE;
+    while ((longest + keys - 1) / keys + 1 > room && keys < 1 << 20)
+        keys *= 2;
+    return keys;
+}
+
 static struct decode_split split_choose(const struct device *device, const struct attention_op *op)
 {
     const struct ragged *batch = op->batch;
@@ -354,11 +371,7 @@ static struct decode_split split_choose(const struct device *device, const struc
     int tiles = (longest + TILE - 1) / TILE;
     int most = room < 256 ? (int)room : 256;
     if (device->options.batch_invariant) {
-        /* Cuts where the batch has no say: every 1024 keys. */
-        split.keys_each = 16 * TILE;
-        while ((tiles * TILE + split.keys_each - 1) / split.keys_each + 1 > most &&
-               split.keys_each < 1 << 20)
-            split.keys_each *= 2;
+        split.keys_each = keys_invariant(device, op);
         split.splits = (tiles * TILE + split.keys_each - 1) / split.keys_each + 1;
         return split;
     }
@@ -380,8 +393,8 @@ enum status attention_decode(struct device *device, const struct attention_op *o
     if (status != STATUS_OK)
         return status;
     dim3 grid(split.splits, op->cache.kv_heads, decodes);
-    status = launch_early(device, kernel, grid, dim3(THREADS), SHARED_BYTES, "attention decode", *op,
-                          *op->batch, split, partial, partial_mass);
+    status = launch_early(device, kernel, grid, dim3(THREADS), SHARED_BYTES, "attention decode",
+                          *op, *op->batch, split, partial, partial_mass);
     if (status != STATUS_OK || split.splits == 1)
         return status;
     return launch_early(device, attention_merge_kernel, dim3(op->heads, decodes), dim3(DIM), 0,

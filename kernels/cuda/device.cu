@@ -30,7 +30,7 @@ static size_t scratch_size(const struct device_options *options)
 {
     size_t tokens = (size_t)(options->max_tokens > 0 ? options->max_tokens : 1);
     size_t sequences = (size_t)(options->max_sequences > 0 ? options->max_sequences : 1);
-    return ((size_t)96 << 20) + tokens * 12288 + sequences * ((size_t)64 << 10);
+    return ((size_t)96 << 20) + tokens * 12288 + sequences * ((size_t)288 << 10);
 }
 
 static enum status device_probe(struct device *device, struct error *error)
