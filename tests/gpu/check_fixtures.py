@@ -2,8 +2,9 @@
 
 A bf16 run is right when the relative error (Frobenius norm) of the scored log-probabilities is at
 most 2e-2, and each greedy token is float64's, or the first that is not lies where float64's own
-margin between the two best logits is below 8e-2: rounding may turn those, and what follows a turned
-token has another history, so it is not compared."""
+margin between the two best logits is below 0.2: the fixtures' logits have a deviation of 3, of which
+2e-2 in each of two logits turns margins of up to 0.2. What follows a turned token has another
+history and is not compared."""
 
 import json
 import math
@@ -11,7 +12,7 @@ import sys
 
 from service import DEMO, FIXTURES, Daemon, need_gpu
 
-TOLERANCE, CLOSE = 2e-2, 8e-2
+TOLERANCE, CLOSE = 2e-2, 0.2
 
 
 def error(ours, expected):
