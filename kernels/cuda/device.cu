@@ -83,8 +83,8 @@ static enum status device_equip(struct device *device, struct error *error)
     device->scratch = (unsigned char *)scratch;
     device->scratch_bytes &= ~(size_t)255;
     device->counters = (uint32_t *)(device->scratch + device->scratch_bytes);
-    result = cudaMemsetAsync(
-        scratch, 0, device->scratch_bytes + DEVICE_COUNTERS * sizeof(uint32_t), device->stream);
+    result = cudaMemsetAsync(scratch, 0, device->scratch_bytes + DEVICE_COUNTERS * sizeof(uint32_t),
+                             device->stream);
     if (result != cudaSuccess)
         return error_set(error, STATUS_DEVICE, "cuda: device %d: %s", device->ordinal,
                          cudaGetErrorString(result));
@@ -184,8 +184,7 @@ static enum status staging_turn(struct device *device)
         return status;
     device->staging_half = (device->staging_half + 1) % STAGING_HALVES;
     device->staging_at = 0;
-    return device_check(cudaEventSynchronize(device->staging_free[device->staging_half]),
-                        "upload");
+    return device_check(cudaEventSynchronize(device->staging_free[device->staging_half]), "upload");
 }
 
 enum status device_upload(struct device *device, void *to, const void *from_host, size_t bytes)

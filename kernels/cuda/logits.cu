@@ -26,8 +26,8 @@ __global__ __launch_bounds__(ROW_THREADS) static void summary_kernel(struct logi
             sum += exp((double)row[i] - (double)best.value);
     sum = block_sum_double(sum, sums);
     if (threadIdx.x == 0)
-        op.out[blockIdx.x] = (struct logit_summary){
-            best.value, best.value > -INFINITY ? best.id : -1, sum, bad, 0};
+        op.out[blockIdx.x] =
+            (struct logit_summary){best.value, best.value > -INFINITY ? best.id : -1, sum, bad, 0};
 }
 
 __global__ static void pick_kernel(struct logit_pick_op op)
@@ -52,8 +52,8 @@ __global__ __launch_bounds__(ROW_THREADS) static void top_kernel(struct logit_to
         for (int i = threadIdx.x; i < op.columns; i += ROW_THREADS) {
             float value = row[i];
             int id = op.first + i;
-            if (value > -INFINITY && (value < previous.value ||
-                                      (value == previous.value && id > previous.id)))
+            if (value > -INFINITY &&
+                (value < previous.value || (value == previous.value && id > previous.id)))
                 best = best_of(best, (struct best){value, id});
         }
         best = block_best(best, bests);
@@ -67,8 +67,7 @@ __global__ __launch_bounds__(ROW_THREADS) static void top_kernel(struct logit_to
 
 /* Masses are summed as integers of 2^-40 and 2^-80, so that the order in which threads arrive does
  * not show in the result. */
-__global__ __launch_bounds__(ROW_THREADS) static void histogram_kernel(
-    struct logit_histogram_op op)
+__global__ __launch_bounds__(ROW_THREADS) static void histogram_kernel(struct logit_histogram_op op)
 {
     __shared__ unsigned long long coarse[256], fine[256];
     __shared__ uint32_t counts[256];

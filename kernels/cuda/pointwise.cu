@@ -89,8 +89,7 @@ __global__ static void head_norm_kernel(struct head_norm_op op)
     if (item >= (int64_t)op.tokens * op.heads)
         return;
     int lane = threadIdx.x % 32;
-    const bf16 *x =
-        (const bf16 *)op.x + item / op.heads * op.ld_x + item % op.heads * op.dim;
+    const bf16 *x = (const bf16 *)op.x + item / op.heads * op.ld_x + item % op.heads * op.dim;
     bf16 *out = (bf16 *)op.out + item * op.dim;
     float sum = 0.0f;
     for (int i = lane; i < op.dim; i += 32) {
@@ -111,8 +110,7 @@ __global__ static void gated_norm_256_kernel(struct gated_norm_op op)
     const int64_t item = index, token = index / op.heads;
     const int head = index % op.heads;
     int at = threadIdx.x % 32 * 8;
-    const bf16 *gate =
-        (const bf16 *)op.gate + token * op.ld_gate + head * 256 + at;
+    const bf16 *gate = (const bf16 *)op.gate + token * op.ld_gate + head * 256 + at;
     float values[8], gates[8];
     load8((const bf16 *)op.o + item * 256 + at, values);
     load8(gate, gates);
@@ -210,8 +208,8 @@ enum status cuda_gated_norm(struct device *device, const struct gated_norm_op *o
     int64_t items = (int64_t)op->tokens * op->heads;
     if (status != STATUS_OK || items == 0)
         return status;
-    bool wide = op->dim == 256 && op->ld_gate % 8 == 0 && aligned16(op->o) &&
-                aligned16(op->gate) && aligned16(op->out) && aligned16(op->weight);
+    bool wide = op->dim == 256 && op->ld_gate % 8 == 0 && aligned16(op->o) && aligned16(op->gate) &&
+                aligned16(op->out) && aligned16(op->weight);
     auto kernel = wide ? gated_norm_256_kernel : gated_norm_kernel;
     kernel<<<blocks_for(items, 8), 256, 0, device->stream>>>(*op);
     return launch_check("gated_norm");

@@ -26,7 +26,8 @@ __device__ static inline void copy_commit()
 }
 
 /* Waits until at most PENDING groups are under way. */
-template <int PENDING> __device__ static inline void copy_wait()
+template <int PENDING>
+__device__ static inline void copy_wait()
 {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
 }
@@ -51,10 +52,10 @@ __device__ static inline void load_matrices_transposed(uint32_t *tile, uint32_t 
 
 __device__ static inline void store_matrices_transposed(uint32_t address, const uint32_t *tile)
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(
-                     address),
-                 "r"(tile[0]), "r"(tile[1]), "r"(tile[2]), "r"(tile[3])
-                 : "memory");
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(address),
+        "r"(tile[0]), "r"(tile[1]), "r"(tile[2]), "r"(tile[3])
+        : "memory");
 }
 
 __device__ static inline void store_matrices(uint32_t address, const uint32_t *tile)
@@ -147,8 +148,7 @@ __device__ static inline void barrier_wait(uint32_t barrier, int parity)
 }
 
 /* A box of a tensor map at (x, y), x contiguous, into shared memory. */
-__device__ static inline void copy_box(uint32_t to, const void *map, int x, int y,
-                                       uint32_t barrier)
+__device__ static inline void copy_box(uint32_t to, const void *map, int x, int y, uint32_t barrier)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];\n" ::"r"(to),
@@ -158,12 +158,14 @@ __device__ static inline void copy_box(uint32_t to, const void *map, int x, int 
 
 /* ---- roles -------------------------------------------------------------------------------- */
 
-template <int COUNT> __device__ static inline void registers_release()
+template <int COUNT>
+__device__ static inline void registers_release()
 {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(COUNT));
 }
 
-template <int COUNT> __device__ static inline void registers_claim()
+template <int COUNT>
+__device__ static inline void registers_claim()
 {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(COUNT));
 }

@@ -36,8 +36,7 @@ enum status device_fetch(struct device *device, int lane, void *to_host, const v
     enum status status = device_enter(device);
     if (status == STATUS_OK)
         status = device_check(
-            cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, device->stream),
-            "fetch");
+            cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, device->stream), "fetch");
     if (status == STATUS_OK)
         status = device_check(cudaEventRecord(device->lane[lane], device->stream), "fetch");
     return status;
