@@ -261,19 +261,41 @@ static enum status attach_fabric(const struct settings *settings, struct rank *r
                 : fabric_attach(rank->fabric, &memory);
 }
 
-static enum status memory_limit(const struct settings *settings, struct rank *rank,
-                                uint64_t *memory)
+/* What this rank may take: a share of its GPU; on the cpu half of the host, shared by all ranks. */
+static enum status own_limit(const struct settings *settings, struct rank *rank, uint64_t *memory)
 {
-    *memory = settings->memory;
-    if (*memory != 0 || !on_cuda(rank))
-        return STATUS_OK;
     size_t available, total;
+    *memory = settings->memory;
+    if (*memory != 0)
+        return STATUS_OK;
     enum status status = rank->backend->memory(rank->device, &available, &total);
     if (status != STATUS_OK)
         return status;
+    if (!on_cuda(rank)) {
+        *memory = total / 2 / (uint64_t)mesh_size(rank->fabric->mesh);
+        return STATUS_OK;
+    }
     uint64_t share = (uint64_t)((double)total * settings->gpu_memory_utilization);
     *memory = share < available ? share : available;
     return STATUS_OK;
+}
+
+/* The least of all ranks' limits: every rank must come to the same plan. */
+static enum status memory_limit(const struct settings *settings, struct rank *rank,
+                                uint64_t *memory, struct error *error)
+{
+    int ranks = mesh_size(rank->fabric->mesh);
+    enum status status = own_limit(settings, rank, memory);
+    if (status != STATUS_OK || ranks == 1)
+        return status;
+    uint64_t *all = calloc((size_t)ranks, sizeof *all);
+    if (all == NULL)
+        return error_set(error, STATUS_NO_MEMORY, "out of memory");
+    status = rank->fabric->ops->all_gather(rank->fabric, AXIS_WORLD, memory, all, sizeof *all);
+    for (int i = 0; status == STATUS_OK && i < ranks; i++)
+        *memory = all[i] < *memory ? all[i] : *memory;
+    free(all);
+    return status;
 }
 
 /* ---- all of it ---------------------------------------------------------------------------- */
@@ -328,7 +350,7 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
         status = open_checkpoint(settings, rank, error);
     uint64_t memory = 0;
     if (status == STATUS_OK)
-        status = memory_limit(settings, rank, &memory);
+        status = memory_limit(settings, rank, &memory, error);
     if (status == STATUS_OK)
         status =
             plan_make(&rank->model, rank->fabric->mesh, limits_of(settings, on_cuda(rank), memory),

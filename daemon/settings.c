@@ -47,7 +47,7 @@ static const struct option_entry entries[] = {
     {"kv-blocks", NULL, OPTION_SIZE, "0", "N",
      "blocks of keys and values; 0: as many as memory allows and the limits above can use", 0, 0, NULL, AT(kv_blocks)},
     {"memory", NULL, OPTION_SIZE, "0", "BYTES",
-     "memory of one rank for weights, state, keys and values; 0: no limit on the cpu, see below for cuda", 0, 0, NULL, AT(memory)},
+     "memory of one rank for weights, state, keys and values; 0: half of the host shared by all ranks on the cpu, see below for cuda", 0, 0, NULL, AT(memory)},
     {"gpu-memory-utilization", NULL, OPTION_DOUBLE, "0.9", "SHARE",
      "share of the GPU's memory that a rank may take", 0.05, 1, NULL, AT(gpu_memory_utilization)},
     {"max-queued-requests", NULL, OPTION_INT, "1024", "N",
