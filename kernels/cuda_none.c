@@ -13,8 +13,14 @@ static enum status none_open(const struct device_options *options, struct device
                      "where nvcc is installed)");
 }
 
+static int none_devices(void)
+{
+    return 0;
+}
+
 const struct backend backend_cuda = {
     .name = "cuda",
     .activation = DTYPE_BF16,
     .open = none_open,
+    .devices = none_devices,
 };
