@@ -86,5 +86,11 @@ enum status collective_send_host(struct fabric *, enum axis, int index, const vo
 enum status collective_receive_host(struct fabric *, enum axis, int index, void *data,
                                     size_t bytes);
 enum status collective_barrier(struct fabric *);
+/* What every fabric's table has in common; its name, close and abort are its own. */
+#define COLLECTIVE_OPS                                                                             \
+    .publish = collective_publish, .await = collective_await, .all_reduce = collective_all_reduce, \
+    .all_gather = collective_all_gather, .send = collective_send, .receive = collective_receive,   \
+    .send_host = collective_send_host, .receive_host = collective_receive_host,                    \
+    .barrier = collective_barrier
 
 #endif

@@ -262,15 +262,7 @@ static void mpi_close(struct fabric *fabric)
 static const struct fabric_ops mpi_ops = {
     .name = "mpi",
     .close = mpi_close,
-    .publish = collective_publish,
-    .await = collective_await,
-    .all_reduce = collective_all_reduce,
-    .all_gather = collective_all_gather,
-    .send = collective_send,
-    .receive = collective_receive,
-    .send_host = collective_send_host,
-    .receive_host = collective_receive_host,
-    .barrier = collective_barrier,
+    COLLECTIVE_OPS,
     .abort = mpi_abort,
 };
 

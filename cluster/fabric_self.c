@@ -19,15 +19,7 @@ static void self_abort(struct fabric *fabric, const char *why)
 static const struct fabric_ops self_ops = {
     .name = "self",
     .close = self_close,
-    .publish = collective_publish,
-    .await = collective_await,
-    .all_reduce = collective_all_reduce,
-    .all_gather = collective_all_gather,
-    .send = collective_send,
-    .receive = collective_receive,
-    .send_host = collective_send_host,
-    .receive_host = collective_receive_host,
-    .barrier = collective_barrier,
+    COLLECTIVE_OPS,
     .abort = self_abort,
 };
 

@@ -234,15 +234,7 @@ static void threads_close(struct fabric *fabric)
 static const struct fabric_ops threads_ops = {
     .name = "threads",
     .close = threads_close,
-    .publish = collective_publish,
-    .await = collective_await,
-    .all_reduce = collective_all_reduce,
-    .all_gather = collective_all_gather,
-    .send = collective_send,
-    .receive = collective_receive,
-    .send_host = collective_send_host,
-    .receive_host = collective_receive_host,
-    .barrier = collective_barrier,
+    COLLECTIVE_OPS,
     .abort = threads_abort,
 };
 

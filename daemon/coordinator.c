@@ -47,14 +47,12 @@ static enum status warm_up(struct coordinator *self, struct error *error)
         .prompt = prompt,
         .prompt_tokens = 1,
         .sampling = {.top_p = 1, .repetition = 1},
-        .max_new_tokens = self->rank->plan->limits.max_model_len > 1 ? 2 : 1,
+        .max_new_tokens = self->rank->plan->limits.max_model_len > 2 ? 2 : 1,
         .choices = 1,
         .logprobs = -1,
         .ignore_eos = true,
         .deadline = CLOCK_NEVER,
     };
-    if (self->rank->plan->limits.max_model_len < 3)
-        spec.max_new_tokens = 1;
     struct request *request = prompt ? request_create(&spec, arena, NULL, NULL) : NULL;
     if (request == NULL) {
         arena_destroy(arena);

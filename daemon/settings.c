@@ -82,7 +82,7 @@ static const struct option_entry entries[] = {
     {"outbox-timeout", NULL, OPTION_DOUBLE, "60", "SECONDS",
      "a request paused for this long is ended", 0.01, 86400, NULL, AT(outbox_timeout)},
     {"drain-timeout", NULL, OPTION_DOUBLE, "30", "SECONDS",
-     "time that live requests get after SIGUSR1 or Drain; SIGTERM gives 0.8 s at most", 0, 86400, NULL, AT(drain_timeout)},
+     "time that live requests get after SIGUSR1, SIGTERM or Drain; SIGTERM gives 0.8 s at most under mpirun", 0, 86400, NULL, AT(drain_timeout)},
 
     {"plan", NULL, OPTION_FLAG, "false", NULL,
      "print who holds and computes what, for any mesh on any machine, and exit", 0, 0, NULL, AT(plan)},
