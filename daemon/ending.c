@@ -56,6 +56,7 @@ void sequence_end(struct engine *engine, struct sequence *sequence, const struct
     event->last = ++job->ended == job->choices;
     if (event->last)
         job_close(engine, job, ending->reason);
+    engine_publish(engine); /* whoever is told of the end finds it counted */
     outbox_push(&job->request->outbox, event);
 }
 

@@ -303,6 +303,52 @@ static void test_drain(void **state)
     bench_close(&bench);
 }
 
+/* A reader quicker than any other: takes its events on the engine's thread, as they are pushed. */
+struct instant {
+    struct request *request;
+    struct engine *engine;
+    struct engine_load seen[CLIENT_CHOICES]; /* when the n-th FINISHED came */
+    int finished;
+};
+
+static void instant_wake(void *context)
+{
+    struct instant *instant = context;
+    for (struct event *event; (event = request_next(instant->request)) != NULL; event_free(event)) {
+        if (event->kind == EVENT_FINISHED && instant->finished < CLIENT_CHOICES)
+            engine_load(instant->engine, &instant->seen[instant->finished++]);
+    }
+}
+
+static void test_the_end_is_counted_before_it_is_told(void **state)
+{
+    (void)state;
+    struct bench bench;
+    int32_t prompt[10];
+    prompt_fill(prompt, 10, 8);
+    bench_open(&bench);
+    bench_start(&bench);
+    struct request_spec spec = spec_plain("a", prompt, 10, 7);
+    spec.ignore_eos = true;
+    spec.choices = 3;
+    struct arena *arena = arena_create(SIZE_MAX);
+    spec.prompt = arena_copy(arena, prompt, 10, sizeof *prompt);
+    struct instant instant = {.engine = bench.engine};
+    instant.request = request_create(&spec, arena, instant_wake, &instant);
+    assert_non_null(instant.request);
+    assert_int_equal(engine_submit(bench.engine, instant.request, &(struct error){0}), STATUS_OK);
+    bench_settle(&bench);
+    assert_int_equal(instant.finished, 3);
+    const struct engine_load *last = &instant.seen[2];
+    assert_int_equal(last->finished, 1);
+    assert_int_equal(last->generated_tokens, 3 * 7);
+    assert_int_equal(last->prompt_tokens, 3 * 10);
+    assert_int_equal(last->running, 0);
+    assert_int_equal(instant.seen[0].finished, 0);
+    request_release(instant.request);
+    bench_close(&bench);
+}
+
 static void test_close_cancels_what_runs(void **state)
 {
     (void)state;
@@ -374,6 +420,7 @@ int main(void)
         cmocka_unit_test(test_deltas_merge_in_a_slow_readers_outbox),
         cmocka_unit_test(test_ids_and_queue),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_the_end_is_counted_before_it_is_told),
         cmocka_unit_test(test_close_cancels_what_runs),
         cmocka_unit_test(test_a_lost_rank_ends_everything),
     };
