@@ -37,6 +37,7 @@ double random_unit(void);          /* [0, 1) */
 int random_int(int low, int high); /* low .. high, both possible */
 float *random_activations(size_t count, double spread);
 float *random_floats(size_t count, double spread);
+void round_activations(float *values, size_t count); /* to the back end's dtype */
 void random_shuffle(int32_t *values, int count);
 
 /* Zeroed host memory until the end of the test. */
@@ -61,6 +62,9 @@ void *get_raw(const void *from, size_t bytes);
  * may be NaN. */
 void assert_close(const char *what, const float *got, const double *want, size_t count,
                   double bound, double loose);
+/* The same relative to `size`, a norm: for few values that may cancel to nearly nothing. */
+void assert_close_for(const char *what, const float *got, const double *want, size_t count,
+                      double size, double bound, double loose);
 void assert_same_bits(const float *a, const float *b, size_t count);
 
 /* A ragged batch on host and device. */

@@ -22,6 +22,15 @@ double ref_dot(const float *a, const float *b, size_t count)
     return sum;
 }
 
+double ref_dot_square(const float *a, const float *b, size_t count)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < count; i++)
+        sum += (double)a[i] * b[i] * a[i] * b[i];
+    return sum;
+}
+
 void ref_rms_norm(const double *x, const float *weight, size_t count, double epsilon, double *out)
 {
     double sum = 0.0;

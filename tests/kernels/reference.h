@@ -8,6 +8,8 @@
 double ref_silu(double x);
 double ref_sigmoid(double x);
 double ref_dot(const float *a, const float *b, size_t count);
+/* Sum of the squared terms of the same: what its square is on average when signs are random. */
+double ref_dot_square(const float *a, const float *b, size_t count);
 
 /* out[i] = x[i] / sqrt(mean(x^2) + epsilon) * weight[i] */
 void ref_rms_norm(const double *x, const float *weight, size_t count, double epsilon, double *out);

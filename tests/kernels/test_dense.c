@@ -117,7 +117,7 @@ static void check_product(const struct product *p)
     float *got = run_product(p);
     size_t count = (size_t)p->rows * (size_t)p->columns;
     float *packed = host_memory(count, sizeof(float));
-    double *want = host_memory(count, sizeof(double));
+    double *want = host_memory(count, sizeof(double)), square = 0.0;
 
     for (int r = 0; r < p->rows; r++) {
         for (int c = 0; c < p->ld_out; c++) {
@@ -126,13 +126,14 @@ static void check_product(const struct product *p)
                 assert_true(isnan(value)); /* between the rows nothing is written */
                 continue;
             }
+            const float *x = p->x + r * p->ld_x, *w = p->weight + c * p->depth;
+            double bias = p->biased ? p->bias[c] : 0.0;
             packed[r * p->columns + c] = value;
-            want[r * p->columns + c] =
-                ref_dot(p->x + r * p->ld_x, p->weight + c * p->depth, (size_t)p->depth) +
-                (p->biased ? p->bias[c] : 0.0);
+            want[r * p->columns + c] = ref_dot(x, w, (size_t)p->depth) + bias;
+            square += ref_dot_square(x, w, (size_t)p->depth) + bias * bias;
         }
     }
-    assert_close("gemm", packed, want, count, 1e-6, p->float_out ? 1e-5 : 5e-3);
+    assert_close_for("gemm", packed, want, count, sqrt(square), 1e-6, p->float_out ? 1e-5 : 5e-3);
 }
 
 static void gemm_agrees_with_float64(void **state)
@@ -233,7 +234,7 @@ static void gemm_is_right_for_every_instruction_set(void **state)
             float *w = random_floats((size_t)(columns * depth), 1.0);
             float *out = host_memory(count, sizeof(float)),
                   *one = host_memory(count, sizeof(float));
-            double *want = host_memory(count, sizeof(double));
+            double *want = host_memory(count, sizeof(double)), square = 0.0;
             struct gemm_op op = {.rows = rows,
                                  .columns = columns,
                                  .depth = depth,
@@ -243,8 +244,11 @@ static void gemm_is_right_for_every_instruction_set(void **state)
                                  .weight = w,
                                  .out = out};
             variants[i]->gemm(&op, 0, columns);
-            for (int k = 0; k < rows * columns; k++)
-                want[k] = ref_dot(x + k / columns * depth, w + k % columns * depth, (size_t)depth);
+            for (int k = 0; k < rows * columns; k++) {
+                const float *row = x + k / columns * depth, *column = w + k % columns * depth;
+                want[k] = ref_dot(row, column, (size_t)depth);
+                square += ref_dot_square(row, column, (size_t)depth);
+            }
             for (int r = 0; r < rows; r++) {
                 struct gemm_op single = op;
                 single.rows = 1;
@@ -254,7 +258,7 @@ static void gemm_is_right_for_every_instruction_set(void **state)
             }
             bool exact = h.exact;
             h.exact = true;
-            assert_close(variants[i]->name, out, want, count, 1e-6, 0.0);
+            assert_close_for(variants[i]->name, out, want, count, sqrt(square), 1e-6, 0.0);
             h.exact = exact;
             assert_same_bits(one, out, count);
             harness_sweep(NULL);
