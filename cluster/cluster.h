@@ -37,7 +37,7 @@ int mesh_axis_member(struct mesh mesh, int rank, enum axis axis, int index);
 
 struct fabric;
 
-enum { FABRIC_EXPECTED = 4 };
+enum { FABRIC_EXPECTED = 8 };
 
 struct fabric_expected {
     int index; /* group member */

@@ -34,11 +34,11 @@ static enum status parts_create(struct engine *engine, struct error *error)
     if (status != STATUS_OK)
         return status;
     int stages = engine->options.plan->mesh.pipeline;
-    scheduler_set_groups(engine->scheduler, stages < EXECUTOR_DEPTH ? stages : EXECUTOR_DEPTH);
+    scheduler_set_groups(engine->scheduler, stages < shape->depth ? stages : shape->depth);
     engine->builder = step_builder_create(shape);
     engine->result = calloc((size_t)shape->max_rows, sizeof *engine->result);
     bool good = engine->builder != NULL && engine->result != NULL;
-    for (int i = 0; i < EXECUTOR_DEPTH; i++) {
+    for (int i = 0; i < shape->depth; i++) {
         engine->flight[i] = batch_create(shape);
         good = good && engine->flight[i] != NULL;
     }

@@ -1,4 +1,4 @@
-/* Rank 0's loop, a ring of EXECUTOR_DEPTH steps between the engine's thread and it:
+/* Rank 0's loop, a ring of shape.depth steps between the engine's thread and it:
  *
  *   EMPTY --submit--> WAITING --the thread runs it--> DONE --collect--> EMPTY
  * The first failure stays: every step after it ends with the same words. */
@@ -64,7 +64,7 @@ static enum status step_end(struct stage *stage, struct fabric *fabric,
 
 static struct slot *slot_at(struct executor *executor, uint64_t number)
 {
-    return &executor->slots[number % EXECUTOR_DEPTH];
+    return &executor->slots[number % (uint64_t)executor->shape.depth];
 }
 
 static void start_slot(struct executor *executor, struct slot *slot, struct error *error)
@@ -110,16 +110,16 @@ static void *executor_main(void *context)
     struct executor *executor = context;
     struct fabric *fabric = executor->fabric;
     struct error failure = {.status = STATUS_OK};
-    uint64_t started = 0, ended = 0;
+    uint64_t started = 0, ended = 0, depth = (uint64_t)executor->shape.depth;
     prctl(PR_SET_TIMERSLACK, 1000); /* nanoseconds: short sleeps are short */
     /* A step that waits is started before the one under way is collected. */
     while (is_submitted(executor, started, started == ended) || started > ended) {
         bool failed_before = failure.status != STATUS_OK;
-        if (started - ended < EXECUTOR_DEPTH && is_submitted(executor, started, false)) {
+        if (started - ended < depth && is_submitted(executor, started, false)) {
             if (!failed_before)
                 start_slot(executor, slot_at(executor, started), &failure);
             started++;
-            if (failure.status == STATUS_OK && started - ended < EXECUTOR_DEPTH) {
+            if (failure.status == STATUS_OK && started - ended < depth) {
                 wait_either(executor, started);
                 continue;
             }
@@ -148,7 +148,7 @@ static void slots_free(struct executor *executor)
 static bool slots_take(struct executor *executor)
 {
     size_t rows = executor->shape.max_rows > 0 ? (size_t)executor->shape.max_rows : 1;
-    for (int i = 0; i < EXECUTOR_DEPTH; i++) {
+    for (int i = 0; i < executor->shape.depth; i++) {
         struct slot *slot = &executor->slots[i];
         slot->bytes = malloc(executor->room);
         slot->results = calloc(rows, sizeof *slot->results);
@@ -171,7 +171,7 @@ enum status executor_open(const struct executor_options *options, struct executo
     enum status status = STATUS_OK;
     if (!slots_take(executor)) {
         status = error_set(error, STATUS_NO_MEMORY, "no memory for %d steps of %zu bytes",
-                           EXECUTOR_DEPTH, executor->room);
+                           executor->shape.depth, executor->room);
         goto free_slots;
     }
     pthread_mutex_init(&executor->lock, NULL);
@@ -209,7 +209,7 @@ enum status executor_submit(struct executor *executor, const void *bytes, size_t
 {
     if (length == 0 || length > executor->room)
         return STATUS_INTERNAL;
-    enum status status = STATUS_INTERNAL; /* more than EXECUTOR_DEPTH uncollected */
+    enum status status = STATUS_INTERNAL; /* more than shape.depth uncollected */
     pthread_mutex_lock(&executor->lock);
     struct slot *slot = slot_at(executor, executor->submitted);
     if (slot->state == SLOT_EMPTY) {
@@ -273,7 +273,7 @@ enum status executor_serve(struct stage *stage, struct fabric *fabric,
         else
             status = step_start(stage, fabric, shape, bytes, length, &failure);
         /* What needs no wait ends now: a rank between steps must not look busy to the watch. */
-        while (status == STATUS_OK && (stage_pending(stage) == STAGE_DEPTH || stage_ready(stage)))
+        while (status == STATUS_OK && (stage_pending(stage) == shape->depth || stage_ready(stage)))
             status = step_end(stage, fabric, NULL, &rows, &failure);
     }
     free(bytes);

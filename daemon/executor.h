@@ -1,12 +1,12 @@
 /* The executor: the one door from the engine to the ranks. On rank 0 it has a thread that publishes
  * each step's bytes to the other ranks, runs rank 0's own stage and hands the results back; on
- * other ranks executor_serve() is that loop. At most EXECUTOR_DEPTH steps are under way. */
+ * other ranks executor_serve() is that loop. At most shape->depth steps are under way. */
 #ifndef JETD_DAEMON_EXECUTOR_H
 #define JETD_DAEMON_EXECUTOR_H
 
 #include "partition/partition.h"
 
-enum { EXECUTOR_DEPTH = 2 };
+enum { EXECUTOR_DEPTH = STAGE_DEPTH };
 
 struct executor;
 
@@ -21,7 +21,7 @@ enum status executor_open(const struct executor_options *options, struct executo
 /* Publishes the stop step: every executor_serve() returns STATUS_OK. */
 void executor_close(struct executor *executor);
 
-/* Copies the bytes and returns at once; the caller keeps at most EXECUTOR_DEPTH uncollected. */
+/* Copies the bytes and returns at once; the caller keeps at most shape->depth uncollected. */
 enum status executor_submit(struct executor *executor, const void *bytes, size_t length);
 /* Waits for the oldest submitted step. `results` [rows], `*rows` set on success. */
 enum status executor_collect(struct executor *executor, struct sample_result *results, int room,

@@ -1,4 +1,4 @@
-/* The engine's thread. A turn: hear what others want, let time do its part, keep EXECUTOR_DEPTH
+/* The engine's thread. A turn: hear what others want, let time do its part, keep shape.depth
  * steps under way, commit the oldest. It sleeps only when nothing can run. */
 #include "daemon/base/log.h"
 #include "daemon/engine_private.h"
@@ -23,6 +23,12 @@ void engine_publish(struct engine *engine)
     load->blocks_used = (uint64_t)usage.blocks_reserved;
     load->steps = engine->steps;
     inbox_publish(&engine->inbox, load);
+}
+
+/* The place in the ring of the step `later` than the oldest under way. */
+static int flight_at(const struct engine *engine, int later)
+{
+    return (engine->first_flight + later) % engine->shape.depth;
 }
 
 /* ---- failure ------------------------------------------------------------------------------ */
@@ -55,7 +61,7 @@ static void engine_fail(struct engine *engine, uint64_t step, enum status status
             sequence->flights--;
             sequence_reap(engine, sequence);
         }
-        engine->first_flight = (engine->first_flight + 1) % EXECUTOR_DEPTH;
+        engine->first_flight = flight_at(engine, 1);
     }
 }
 
@@ -148,9 +154,9 @@ static void batch_depart(struct engine *engine, const struct batch *batch, int64
 /* Composes and submits one step; false: nothing can run, or enough is under way. */
 static bool step_submit(struct engine *engine, int64_t now)
 {
-    if (engine->failed || engine->flights == EXECUTOR_DEPTH)
+    if (engine->failed || engine->flights == engine->shape.depth)
         return false;
-    struct batch *batch = engine->flight[(engine->first_flight + engine->flights) % EXECUTOR_DEPTH];
+    struct batch *batch = engine->flight[flight_at(engine, engine->flights)];
     enum status status = scheduler_compose(engine->scheduler, batch);
     if (status == STATUS_OK && batch->items == 0)
         return false;
@@ -182,7 +188,7 @@ static void step_collect(struct engine *engine)
         engine_fail(engine, engine->steps - (uint64_t)engine->flights, status, &error);
         return;
     }
-    engine->first_flight = (engine->first_flight + 1) % EXECUTOR_DEPTH;
+    engine->first_flight = flight_at(engine, 1);
     engine->flights--;
     batch_commit(engine, batch, engine->result, clock_now());
 }

@@ -34,7 +34,7 @@ const char *dtype_name(enum dtype dtype);
 struct device;
 struct recording;
 
-enum { DEVICE_LANES = 4 }; /* fetches that may be under way */
+enum { DEVICE_LANES = 8 }; /* fetches that may be under way */
 
 struct device_options {
     int ordinal;          /* which accelerator of this host */

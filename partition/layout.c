@@ -271,7 +271,7 @@ void layout_scratch(const struct plan *plan, const struct rank_plan *rank, struc
     if (rank->last)
         s->outcome = region_take(r, tokens, sizeof(struct sample_result));
     else if (rank->first)
-        s->returned = region_take(r, STAGE_DEPTH, layout_returned(plan));
+        s->returned = region_take(r, (uint64_t)plan_depth(plan), layout_returned(plan));
     s->table = region_take(r, sequences * (uint64_t)plan->max_blocks_per_sequence, sizeof(int32_t));
     s->remember_slots = region_take(r, tokens, sizeof(int32_t));
     s->remember_tokens = region_take(r, tokens, sizeof(int32_t));

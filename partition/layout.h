@@ -87,7 +87,7 @@ struct stage_scratch {
     int32_t *ids;  /* [tokens] */
     int32_t *last; /* [slots] newest sampled token; kept between steps */
     struct sample_result *outcome; /* [rows]; last stage, right after `last` */
-    unsigned char *returned;       /* [STAGE_DEPTH, as last and outcome]; first stage of several */
+    unsigned char *returned;       /* [depth, as last and outcome]; first stage of several */
     int32_t *table;                /* [slots, max_blocks_per_sequence]; kept between steps */
     int32_t *remember_slots, *remember_tokens; /* [rows] */
     /* activations */

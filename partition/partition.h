@@ -162,6 +162,8 @@ enum status plan_make(const struct model_config *model, struct mesh mesh, struct
                       enum dtype activation, struct plan **plan, struct error *error);
 void plan_free(struct plan *plan);
 void plan_print(const struct plan *plan, FILE *out);
+/* Steps under way that keep the host and every stage busy: 2 .. STAGE_DEPTH. */
+int plan_depth(const struct plan *plan);
 /* The capacities of a step under this plan: what builder, executor and stage share. */
 void plan_step_shape(const struct plan *plan, struct step_shape *shape);
 
@@ -186,10 +188,10 @@ enum status stage_open(const struct stage_options *options, struct stage **stage
                        struct error *error);
 void stage_close(struct stage *stage);
 
-enum { STAGE_DEPTH = 2 };
+enum { STAGE_DEPTH = 8 }; /* the most steps under way */
 
 /* Starts one step; every rank of the mesh calls it with the same bytes. Where the device works on
- * its own it returns as soon as the work is enqueued. At most STAGE_DEPTH steps are under way. */
+ * its own it returns as soon as the work is enqueued. At most plan_depth() steps are under way. */
 enum status stage_submit(struct stage *stage, const struct step *step, struct error *error);
 /* Waits for the oldest step under way. On rank 0 `results` [rows] is filled, elsewhere only *rows
  * counts; `results` may be NULL. */

@@ -319,6 +319,12 @@ void plan_free(struct plan *plan)
     free(plan);
 }
 
+int plan_depth(const struct plan *plan)
+{
+    int stages = plan->mesh.pipeline;
+    return stages < 2 ? 2 : stages < STAGE_DEPTH ? stages : STAGE_DEPTH;
+}
+
 void plan_step_shape(const struct plan *plan, struct step_shape *shape)
 {
     const struct limits *limits = &plan->limits;
@@ -334,5 +340,6 @@ void plan_step_shape(const struct plan *plan, struct step_shape *shape)
         .kv_blocks = (int)limits->kv_blocks,
         .block_tokens = limits->block_tokens,
         .max_model_len = limits->max_model_len,
+        .depth = plan_depth(plan),
     };
 }

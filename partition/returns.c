@@ -23,9 +23,15 @@ enum status results_send(struct stage *stage, const struct step *step)
                                     message_bytes(stage, step));
 }
 
+/* A message's place in the ring. */
+static uint64_t place_of(const struct stage *stage, uint64_t number)
+{
+    return number % (uint64_t)stage->depth;
+}
+
 static unsigned char *message_at(const struct stage *stage, uint64_t number)
 {
-    return stage->scratch.returned + number % STAGE_DEPTH * layout_returned(stage->plan);
+    return stage->scratch.returned + place_of(stage, number) * layout_returned(stage->plan);
 }
 
 /* The oldest message becomes what steps enqueued from now on embed. */
@@ -33,7 +39,7 @@ static enum status arrive(struct stage *stage)
 {
     struct returns *returns = &stage->returns;
     uint64_t number = returns->arrived++;
-    TRY(stage->fabric->ops->arrive(stage->fabric, returns->turn[number % STAGE_DEPTH]));
+    TRY(stage->fabric->ops->arrive(stage->fabric, returns->turn[place_of(stage, number)]));
     return stage->backend->copy(stage->device, stage->scratch.last, message_at(stage, number),
                                 (size_t)stage->plan->limits.max_num_seqs * sizeof(int32_t));
 }
@@ -43,7 +49,7 @@ enum status results_expect(struct stage *stage, const struct step *step, struct 
     struct returns *returns = &stage->returns;
     if (step->rows == 0)
         return STATUS_OK;
-    if (returns->expected - returns->arrived == STAGE_DEPTH)
+    if (returns->expected - returns->arrived == (uint64_t)stage->depth)
         TRY(arrive(stage));
     bool wanted = stage->fabric->rank == 0;
     uint64_t number = returns->expected++;
@@ -52,10 +58,10 @@ enum status results_expect(struct stage *stage, const struct step *step, struct 
                                    .bytes = message_bytes(stage, step),
                                    .host = wanted ? lane->results : NULL,
                                    .skip = layout_last(stage->plan)};
-    TRY(stage->fabric->ops->expect(stage->fabric, AXIS_PIPELINE, &what,
-                                   &returns->turn[number % STAGE_DEPTH]));
+    unsigned *turn = &returns->turn[place_of(stage, number)];
+    TRY(stage->fabric->ops->expect(stage->fabric, AXIS_PIPELINE, &what, turn));
     lane->expected = wanted;
-    lane->turn = returns->turn[number % STAGE_DEPTH];
+    lane->turn = *turn;
     for (int i = 0; i < step->rows; i++)
         if (step->row[i].sample.target < 0)
             returns->slot[step->row[i].sample.slot] = returns->expected;

@@ -137,10 +137,10 @@ static enum status step_run(struct stage *stage, const struct step *step, int in
 
 enum status stage_submit(struct stage *stage, const struct step *step, struct error *error)
 {
-    if (stage->lanes == STAGE_DEPTH)
+    if (stage->lanes == stage->depth)
         return error_set(error, STATUS_INTERNAL, "stage: more than %d steps under way",
-                         STAGE_DEPTH);
-    int index = (stage->first_lane + stage->lanes) % STAGE_DEPTH;
+                         stage->depth);
+    int index = (stage->first_lane + stage->lanes) % stage->depth;
     stage->lane[index].rows = step->rows;
     stage->lane[index].fetched = stage->lane[index].expected = false;
     guard_enter("step");
@@ -170,7 +170,7 @@ enum status stage_collect(struct stage *stage, struct sample_result *results, in
     if (results != NULL)
         memcpy(results, lane->results, (size_t)lane->rows * sizeof *results);
     *rows = lane->rows;
-    stage->first_lane = (stage->first_lane + 1) % STAGE_DEPTH;
+    stage->first_lane = (stage->first_lane + 1) % stage->depth;
     stage->lanes--;
     return STATUS_OK;
 }

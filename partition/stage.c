@@ -55,7 +55,7 @@ static enum status memory_open(struct stage *stage, struct error *error)
 
 static enum status lanes_open(struct stage *stage, size_t rows)
 {
-    for (int i = 0; i < STAGE_DEPTH; i++) {
+    for (int i = 0; i < stage->depth; i++) {
         void *memory = NULL;
         size_t bytes = (rows ? rows : 1) * sizeof(struct sample_result);
         if (stage->backend->host_allocate != NULL)
@@ -69,7 +69,7 @@ static enum status lanes_open(struct stage *stage, size_t rows)
 
 static void lanes_close(struct stage *stage)
 {
-    for (int i = 0; i < STAGE_DEPTH; i++) {
+    for (int i = 0; i < stage->depth; i++) {
         if (stage->backend->host_release != NULL && stage->lane[i].results != NULL)
             stage->backend->host_release(stage->device, stage->lane[i].results);
         else
@@ -114,6 +114,7 @@ enum status stage_open(const struct stage_options *options, struct stage **out, 
     if (stage == NULL)
         return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");
     stage->plan = plan;
+    stage->depth = plan_depth(plan);
     stage->rank = &plan->rank[options->fabric->rank];
     stage->backend = options->backend;
     stage->device = options->device;

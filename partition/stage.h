@@ -18,7 +18,7 @@ struct lane {
 /* Results on their way from the last stage to the first (returns.c): turn number n - 1 of each. */
 struct returns {
     uint64_t expected, arrived; /* how many; what arrived is in scratch.last */
-    unsigned turn[STAGE_DEPTH]; /* by number % STAGE_DEPTH */
+    unsigned turn[STAGE_DEPTH]; /* by number % depth */
     uint64_t *slot;             /* [slots] how many must have arrived for the newest token */
 };
 
@@ -28,6 +28,7 @@ struct stage {
     const struct backend *backend;
     struct device *device;
     struct fabric *fabric;
+    int depth;             /* steps that may be under way */
     int limit;             /* ids below this may be sampled */
     float rope_scale;      /* on cos and sin */
     float attention_scale; /* head_dim^-1/2 */

@@ -34,6 +34,7 @@ struct step_shape { /* capacities of a builder, limits of a reader */
     int vocab;     /* literal token ids and bias, ban and target ids must be below this */
     int kv_blocks; /* block numbers must be below this */
     int block_tokens, max_model_len;
+    int depth; /* steps under way, as plan_depth() */
 };
 
 /* The decoded form; pointers lead into the flat bytes. */

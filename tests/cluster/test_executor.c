@@ -14,15 +14,15 @@
 #include "daemon/base/log.h"
 #include "daemon/executor.h"
 
-enum { WORLD = 3, MAX_ROWS = 5, BYTES_MAX = 64 };
+enum { WORLD = 3, MAX_ROWS = 5, BYTES_MAX = 64, DEPTH = 3 };
 enum { DO_RUN, DO_FAIL_ON_1, DO_FAIL_ON_0, DO_BAD_BYTES };
 
 struct stage {
     struct fabric *fabric;
     uint64_t steps; /* run so far; numbers must come in order */
     atomic_int *running;
-    struct sample_result results[STAGE_DEPTH][MAX_ROWS]; /* of the steps under way */
-    int rows[STAGE_DEPTH], first, pending;
+    struct sample_result results[DEPTH][MAX_ROWS]; /* of the steps under way */
+    int rows[DEPTH], first, pending;
 };
 
 struct flat {
@@ -53,9 +53,9 @@ enum status step_decode(const struct step_shape *shape, const void *bytes, size_
 enum status stage_submit(struct stage *stage, const struct step *step, struct error *error)
 {
     int rank = stage->fabric->rank;
-    if (stage->pending == STAGE_DEPTH)
+    if (stage->pending == DEPTH)
         return error_set(error, STATUS_INTERNAL, "too many steps under way");
-    int lane = (stage->first + stage->pending) % STAGE_DEPTH;
+    int lane = (stage->first + stage->pending) % DEPTH;
     struct sample_result *results = stage->results[lane];
     if (step->number != ++stage->steps)
         return error_set(error, STATUS_INTERNAL, "steps out of order");
@@ -84,7 +84,7 @@ enum status stage_collect(struct stage *stage, struct sample_result *results, in
     *rows = stage->rows[stage->first];
     if (results != NULL)
         memcpy(results, stage->results[stage->first], (size_t)*rows * sizeof *results);
-    stage->first = (stage->first + 1) % STAGE_DEPTH;
+    stage->first = (stage->first + 1) % DEPTH;
     stage->pending--;
     return STATUS_OK;
 }
@@ -99,7 +99,7 @@ int stage_pending(const struct stage *stage)
     return stage->pending;
 }
 
-static const struct step_shape shape = {.max_rows = MAX_ROWS};
+static const struct step_shape shape = {.max_rows = MAX_ROWS, .depth = DEPTH};
 
 struct cluster {
     struct fabric *fabrics[WORLD];
@@ -177,13 +177,13 @@ static void steps_in_order(void **state)
 {
     (void)state;
     struct cluster *cluster = cluster_open();
-    assert_int_equal(submit(cluster, 1, 1, DO_RUN), STATUS_OK);
-    for (uint64_t number = 1; number <= 200; number++) {
-        assert_int_equal(submit(cluster, number + 1, (int)(number + 1) % (MAX_ROWS + 1), DO_RUN),
-                         STATUS_OK);
-        collect_right(cluster, number, (int)number % (MAX_ROWS + 1));
+    for (uint64_t number = 1; number <= 201; number++) {
+        assert_int_equal(submit(cluster, number, (int)number % (MAX_ROWS + 1), DO_RUN), STATUS_OK);
+        if (number >= DEPTH)
+            collect_right(cluster, number - DEPTH + 1, (int)(number - DEPTH + 1) % (MAX_ROWS + 1));
     }
-    collect_right(cluster, 201, 201 % (MAX_ROWS + 1));
+    for (uint64_t number = 201 - DEPTH + 2; number <= 201; number++)
+        collect_right(cluster, number, (int)number % (MAX_ROWS + 1));
     cluster_close(cluster);
     for (int rank = 1; rank < WORLD; rank++) {
         assert_int_equal(cluster->served[rank], STATUS_OK);
@@ -201,16 +201,17 @@ static void depth_is_bounded(void **state)
     int rows;
     assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error),
                      STATUS_INTERNAL);
-    for (uint64_t number = 1; number <= EXECUTOR_DEPTH; number++)
+    for (uint64_t number = 1; number <= DEPTH; number++)
         assert_int_equal(submit(cluster, number, 1, DO_RUN), STATUS_OK);
-    assert_int_equal(submit(cluster, EXECUTOR_DEPTH + 1, 1, DO_RUN), STATUS_INTERNAL);
+    assert_int_equal(submit(cluster, DEPTH + 1, 1, DO_RUN), STATUS_INTERNAL);
     collect_right(cluster, 1, 1);
-    assert_int_equal(submit(cluster, EXECUTOR_DEPTH + 1, 2, DO_RUN), STATUS_OK);
+    assert_int_equal(submit(cluster, DEPTH + 1, 2, DO_RUN), STATUS_OK);
     unsigned char huge[BYTES_MAX + 1] = {0};
     assert_int_equal(executor_submit(cluster->executor, huge, sizeof huge), STATUS_INTERNAL);
     assert_int_equal(executor_submit(cluster->executor, huge, 0), STATUS_INTERNAL);
-    collect_right(cluster, 2, 1);
-    collect_right(cluster, 3, 2);
+    for (uint64_t number = 2; number <= DEPTH; number++)
+        collect_right(cluster, number, 1);
+    collect_right(cluster, DEPTH + 1, 2);
     cluster_close(cluster);
     free(cluster);
 }

@@ -217,21 +217,22 @@ static enum status decode_submit(const struct bench *bench, struct rig *rig, int
     return submit(rig, error);
 }
 
-/* Two steps under way, as the executor keeps them; the time of a step is from one collect to the
- * next of the same group. */
+/* As many steps under way as the executor keeps; the time of a step is from one collect to the next
+ * of the same group. */
 static enum status decode_run(const struct bench *bench, struct rig *rig, int warm,
                               struct samples *samples, struct error *error)
 {
-    int groups = decode_groups(bench), total = (warm + bench->steps) * groups, rows;
+    int groups = decode_groups(bench), total = (warm + bench->steps) * groups, rows, submitted = 0;
     int64_t last[STAGE_DEPTH] = {0};
-    enum status status = decode_submit(bench, rig, 0, error);
-    for (int i = 1; status == STATUS_OK && i <= total; i++) {
-        if (i < total)
-            status = decode_submit(bench, rig, i, error);
+    enum status status = STATUS_OK;
+    for (int i = 0; status == STATUS_OK && i < total; i++) {
+        while (status == STATUS_OK && submitted < total &&
+               submitted - i < plan_depth(rig->rank.plan))
+            status = decode_submit(bench, rig, submitted++, error);
         if (status == STATUS_OK)
             status = stage_collect(rig->rank.stage, NULL, &rows, error);
         int64_t now = clock_now();
-        if (i > warm * groups && i < total)
+        if (i >= warm * groups && i < total - 1)
             samples_add(samples, clock_seconds(now - last[i % groups]));
         last[i % groups] = now;
     }
@@ -297,7 +298,7 @@ static enum status prefill_once(const struct bench *bench, struct rig *rig, stru
                 status = step_add_row(rig->builder, greedy_row(count - 1, slot), NULL, NULL);
             if (status == STATUS_OK)
                 status = submit(rig, error);
-            if (status == STATUS_OK && stage_pending(rig->rank.stage) == STAGE_DEPTH)
+            if (status == STATUS_OK && stage_pending(rig->rank.stage) == plan_depth(plan))
                 status = stage_collect(rig->rank.stage, NULL, &rows, error);
         }
     }

@@ -14,6 +14,11 @@
 
 void bench_open(struct bench *bench)
 {
+    bench_open_stages(bench, 1);
+}
+
+void bench_open_stages(struct bench *bench, int stages)
+{
     struct model_config model;
     struct error error = {0};
     struct limits limits = {.max_model_len = 512,
@@ -26,7 +31,7 @@ void bench_open(struct bench *bench)
     model.eos[0] = FAKE_EOS;
     model.eos_count = 1;
     enum status status =
-        plan_make(&model, (struct mesh){1, 1, 1}, limits, DTYPE_F32, &bench->plan, &error);
+        plan_make(&model, (struct mesh){1, 1, stages}, limits, DTYPE_F32, &bench->plan, &error);
     if (status != STATUS_OK)
         fail_msg("%s", error.text);
     bench->fake = (struct fake_options){.fail_step = -1};

@@ -19,6 +19,7 @@ struct bench {
 
 /* 8 slots, 208 tokens a step, 64 blocks of 16 tokens, 512 tokens a sequence; change, then start. */
 void bench_open(struct bench *bench);
+void bench_open_stages(struct bench *bench, int stages); /* of a pipeline */
 void bench_tokenizer(struct bench *bench);
 void bench_start(struct bench *bench);
 /* Waits until all is idle, checks that slots and blocks are back and no step was wrong. */

@@ -224,7 +224,7 @@ enum status executor_submit(struct executor *e, const void *bytes, size_t length
 {
     struct step step;
     struct error error = {0};
-    CHECK(e, e->submitted - e->collected < EXECUTOR_DEPTH);
+    CHECK(e, e->submitted - e->collected < (uint64_t)e->options.shape.depth);
     memcpy(e->copy, bytes, length);
     if (step_decode(&e->options.shape, e->copy, length, &step, &error) != STATUS_OK) {
         if (e->violation[0] == '\0')

@@ -97,13 +97,13 @@ static void *worker_run(void *context)
     return NULL;
 }
 
-static void test_random_load(void **state)
+/* As many steps are under way as keep every stage busy. */
+static void random_load(int stages, int depth)
 {
-    (void)state;
     static struct worker worker[THREADS];
     struct bench bench;
     int whole = 0, cut = 0;
-    bench_open(&bench);
+    bench_open_stages(&bench, stages);
     bench.fake.eos = true;
     bench.options.outbox_bytes = 3000;
     bench_start(&bench);
@@ -121,14 +121,27 @@ static void test_random_load(void **state)
     engine_load(bench.engine, &load);
     assert_int_equal(load.requests, THREADS * REQUESTS);
     assert_true(whole > THREADS * REQUESTS / 2 && cut > THREADS);
-    assert_int_equal(fake_executor_deepest(bench.executor), EXECUTOR_DEPTH);
+    assert_int_equal(fake_executor_deepest(bench.executor), depth);
     bench_close(&bench);
+}
+
+static void test_random_load(void **state)
+{
+    (void)state;
+    random_load(1, 2);
+}
+
+static void test_random_load_in_a_pipeline(void **state)
+{
+    (void)state;
+    random_load(5, 5);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_load),
+        cmocka_unit_test(test_random_load_in_a_pipeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
