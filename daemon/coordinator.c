@@ -30,7 +30,8 @@ struct coordinator {
     struct keys keys;
     atomic_bool asked;         /* a client called Drain */
     _Atomic double asked_time; /* seconds; negative: none named */
-    int64_t deadline;          /* of the drain */
+    bool terminating;          /* SIGTERM or SIGINT came */
+    _Atomic int64_t deadline;  /* of the drain */
     atomic_bool drained, clean;
 };
 
@@ -180,6 +181,13 @@ static int next_signal(double seconds)
     return sigtimedwait(&set, NULL, &wait);
 }
 
+/* Seconds between the first SIGTERM and the end. */
+static double termination_grace(const struct coordinator *self)
+{
+    double grace = self->settings->drain_timeout;
+    return getenv("OMPI_COMM_WORLD_SIZE") != NULL && grace > MPIRUN_GRACE ? MPIRUN_GRACE : grace;
+}
+
 /* Waits for a reason to end. STATUS_OK: to drain, with the seconds it may take. */
 static enum status serve(struct coordinator *self, double *grace, struct error *error)
 {
@@ -199,8 +207,9 @@ static enum status serve(struct coordinator *self, double *grace, struct error *
         }
         if (!terminate && number != SIGUSR1)
             continue;
-        if (terminate && getenv("OMPI_COMM_WORLD_SIZE") != NULL && *grace > MPIRUN_GRACE)
-            *grace = MPIRUN_GRACE;
+        self->terminating = terminate;
+        if (terminate)
+            *grace = termination_grace(self);
         log_info("draining: %s", strsignal(number));
         return STATUS_OK;
     }
@@ -209,28 +218,47 @@ static enum status serve(struct coordinator *self, double *grace, struct error *
 static void *drain_main(void *argument)
 {
     struct coordinator *self = argument;
-    bool clean = rpc_drain(self->rpc, self->deadline);
+    bool clean = rpc_drain(self->rpc, &self->deadline);
     atomic_store(&self->clean, clean);
     atomic_store(&self->drained, true);
     return NULL;
 }
 
-/* A second SIGTERM or SIGINT ends the process at once. */
+static int64_t deadline_in(double seconds)
+{
+    return clock_now() + (int64_t)(seconds * (double)CLOCK_SECOND);
+}
+
+/* A first SIGTERM or SIGINT after SIGUSR1 or Drain bounds what is left of the drain; a second ends
+ * the process at once. */
+static void drain_hear(struct coordinator *self, int number)
+{
+    if (number != SIGTERM && number != SIGINT)
+        return;
+    if (self->terminating) {
+        log_error("ended by a second %s while draining", strsignal(number));
+        self->rank->fabric->ops->abort(self->rank->fabric, "ended while draining");
+        _exit(1);
+    }
+    self->terminating = true;
+    int64_t bound = deadline_in(termination_grace(self));
+    if (bound < atomic_load(&self->deadline))
+        atomic_store(&self->deadline, bound);
+    log_info("%s while draining", strsignal(number));
+}
+
 static enum status drain(struct coordinator *self, double grace, struct error *error)
 {
     pthread_t thread;
-    self->deadline = clock_now() + (int64_t)(grace * (double)CLOCK_SECOND);
+    atomic_store(&self->deadline, deadline_in(grace));
     if (pthread_create(&thread, NULL, drain_main, self) != 0)
         return error_set(error, STATUS_NO_MEMORY, "no thread to drain with");
-    while (!atomic_load(&self->drained)) {
-        int number = next_signal(0.02);
-        if (number == SIGTERM || number == SIGINT) {
-            log_error("ended by a second %s while draining", strsignal(number));
-            self->rank->fabric->ops->abort(self->rank->fabric, "ended while draining");
-            _exit(1);
-        }
-    }
+    while (!atomic_load(&self->drained))
+        drain_hear(self, next_signal(0.02));
     pthread_join(thread, NULL);
+    enum status status = engine_health(self->engine, error);
+    if (status != STATUS_OK)
+        return status;
     if (atomic_load(&self->clean))
         log_info("drained: every request finished");
     else
@@ -255,6 +283,10 @@ enum status coordinator_run(const struct settings *settings, struct rank *rank, 
     if (status != STATUS_OK && mesh_size(rank->fabric->mesh) > 1)
         rank->fabric->ops->abort(rank->fabric, error->text);
     metrics_close(self.metrics);
+    if (!rpc_stop(self.rpc)) { /* its calls would come to an engine that is gone */
+        rank->fabric->ops->abort(rank->fabric, "calls did not end");
+        _exit(1);
+    }
     engine_close(self.engine);
     rpc_close(self.rpc);
     executor_close(self.executor);

@@ -4,7 +4,7 @@
  * files. The server has its own threads: pollers of gRPC's completion queue and a pump that carries
  * events from the engine's outboxes to the wire.
  *
- * Order at the end of a daemon: rpc_drain, engine_close, rpc_close. */
+ * Order at the end of a daemon: rpc_drain, rpc_stop, engine_close, rpc_close. */
 #ifndef JETD_DAEMON_RPC_H
 #define JETD_DAEMON_RPC_H
 
@@ -45,10 +45,12 @@ enum status rpc_open(const struct rpc_options *options, struct rpc_server **serv
                      struct error *error);
 void rpc_set_serving(struct rpc_server *server, bool serving);
 /* Health says NOT_SERVING, the engine drains (new requests get FAILED_PRECONDITION), live requests
- * run on until `deadline` (clock_now() time) and are cancelled then. The listener is closed at
- * return. False: something had to be cancelled. */
-bool rpc_drain(struct rpc_server *server, int64_t deadline);
-/* Cancels what is left and frees the server. The engine must be closed or idle. NULL is fine. */
+ * run on until `*deadline` (clock_now() time; may be moved meanwhile) and are cancelled then. The
+ * listener is closed at return. False: something had to be cancelled. */
+bool rpc_drain(struct rpc_server *server, const _Atomic int64_t *deadline);
+/* Cancels what is left. False: calls are still there, and may come to the engine. NULL is fine. */
+bool rpc_stop(struct rpc_server *server);
+/* Frees a stopped server. The engine must be closed or idle. NULL is fine. */
 void rpc_close(struct rpc_server *server);
 
 #endif

@@ -194,6 +194,7 @@ void rpc_call_end(struct rpc_call *call, enum status status, const char *text)
 {
     if (call->state != RPC_OPEN)
         return;
+    rpc_watch_forget(call);
     call->end_status = status;
     if (text != call->end_text)
         snprintf(call->end_text, sizeof call->end_text, "%s", status == STATUS_OK ? "" : text);
@@ -295,7 +296,7 @@ static void on_read(struct rpc_call *call, bool ok)
     bool have = false;
     grpc_slice slice = read_all(ok ? call->payload : NULL, &have);
     call->reading = false;
-    if (call->state == RPC_OPEN)
+    if (call->state == RPC_OPEN && !call->end_wanted)
         call->method->read(call, have ? GRPC_SLICE_START_PTR(slice) : NULL,
                            have ? GRPC_SLICE_LENGTH(slice) : 0);
     grpc_slice_unref(slice);

@@ -71,7 +71,7 @@ void rpc_watch_forget(struct rpc_call *call)
     pthread_mutex_unlock(&server->lock);
 }
 
-static void watch_add(struct rpc_call *call)
+void rpc_watch_add(struct rpc_call *call)
 {
     struct rpc_server *server = call->server;
     pthread_mutex_lock(&server->lock);
@@ -84,12 +84,19 @@ static void watch_add(struct rpc_call *call)
     pthread_mutex_unlock(&server->lock);
 }
 
-/* An open Watch would hold the server's shutdown: after the last news it is ended. */
-static void watch_pump(struct rpc_call *call)
+/* An open stream would hold the server's shutdown. */
+bool rpc_watch_over(struct rpc_call *call)
 {
     pthread_mutex_lock(&call->server->lock);
     bool stopping = call->server->stopping;
     pthread_mutex_unlock(&call->server->lock);
+    return stopping || call->cancelled;
+}
+
+/* After the last news it is ended. */
+static void watch_pump(struct rpc_call *call)
+{
+    bool over = rpc_watch_over(call);
     serving_status now =
         known_service(call->service) ? current(call) : SERVING_STATUS(SERVICE_UNKNOWN);
     if (call->writing)
@@ -100,8 +107,7 @@ static void watch_pump(struct rpc_call *call)
         response.status = now;
         call->reported = (int)now;
         rpc_call_send(call, &response.base);
-    } else if (stopping || call->cancelled) {
-        rpc_watch_forget(call);
+    } else if (over) {
         rpc_call_end(call, STATUS_CANCELLED, "the server stops");
     }
 }
@@ -109,7 +115,7 @@ static void watch_pump(struct rpc_call *call)
 static void watch_start(struct rpc_call *call, const ProtobufCMessage *message)
 {
     take_service(call, message);
-    watch_add(call);
+    rpc_watch_add(call);
     watch_pump(call);
 }
 

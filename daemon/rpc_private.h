@@ -82,8 +82,9 @@ struct rpc_call {
     char outcome_text[160];
     /* Health.Watch */
     char service[128];
-    int reported;                                 /* last ServingStatus sent, -1: none */
-    struct rpc_call *next_watch, *previous_watch; /* guarded by the server's lock */
+    int reported; /* last ServingStatus sent, -1: none */
+    /* Health.Watch and reflection; guarded by the server's lock */
+    struct rpc_call *next_watch, *previous_watch;
     bool watching;
 };
 
@@ -153,9 +154,12 @@ bool rpc_authorized(const struct rpc_server *server, const grpc_metadata_array *
 
 /* ---- rpc_health.c ---- */
 
+/* A stream without an end of its own: pumped when the server's state changes, until its
+ * rpc_call_end. Once the server stops, or the client is gone, its pump must end it. */
+void rpc_watch_add(struct rpc_call *call);
 void rpc_watch_forget(struct rpc_call *call);
-/* Has every Watch looked at again. */
 void rpc_watch_all(struct rpc_server *server);
+bool rpc_watch_over(struct rpc_call *call);
 
 /* ---- shorthands ---- */
 

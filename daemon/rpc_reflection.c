@@ -128,6 +128,7 @@ static void answer(struct rpc_call *call, reflection_request *request)
 static void reflection_start(struct rpc_call *call, const ProtobufCMessage *message)
 {
     (void)message;
+    rpc_watch_add(call);
     rpc_call_read(call);
 }
 
@@ -151,7 +152,9 @@ static void reflection_read(struct rpc_call *call, const uint8_t *bytes, size_t 
 /* The next question is read when the answer to the last one is out. */
 static void reflection_pump(struct rpc_call *call)
 {
-    if (!call->writing)
+    if (rpc_watch_over(call))
+        rpc_call_end(call, STATUS_CANCELLED, "the server stops");
+    else if (!call->writing)
         rpc_call_read(call);
 }
 

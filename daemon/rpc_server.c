@@ -11,8 +11,13 @@ enum {
     KEEPALIVE_MS = 20000,
     KEEPALIVE_TIMEOUT_MS = 10000,
     STREAMS_MAX = 4096,
+    HANDSHAKE_MS = 10000,
     LEAVE_SECONDS = 5, /* for calls to end after they were cancelled */
 };
+
+static const int64_t TICK = CLOCK_SECOND / 50;    /* how soon a moved deadline is seen */
+static const int64_t FLUSH = CLOCK_SECOND / 10;   /* for what the engine finished last */
+static const int64_t FAREWELL = CLOCK_SECOND / 2; /* for idle peers to hang up by themselves */
 
 /* ---- the pump: from an outbox to the wire ---- */
 
@@ -148,6 +153,10 @@ static grpc_server *create_server(const struct rpc_options *options)
         {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS},
         {GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1},
         {GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_INTERVAL_MS},
+        {GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS},
+        /* Inflated before any limit or token is looked at, a message could be of any size. */
+        {GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0},
+        {GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE},
     };
     enum { COUNT = sizeof settings / sizeof *settings };
     grpc_arg list[COUNT];
@@ -259,6 +268,7 @@ enum status rpc_open(const struct rpc_options *options, struct rpc_server **serv
     *server = opened;
     return STATUS_OK;
 close:
+    rpc_stop(opened);
     rpc_close(opened);
     return status;
 }
@@ -273,15 +283,29 @@ void rpc_set_serving(struct rpc_server *server, bool serving)
     rpc_watch_all(server);
 }
 
-/* Waits until `done` or `deadline`; lock held. */
+/* Waits until `done`, or until `*deadline` as it then is; lock held. */
 static bool wait_until(struct rpc_server *server, bool (*done)(const struct rpc_server *),
-                       int64_t deadline)
+                       const _Atomic int64_t *deadline)
 {
-    struct timespec at = {.tv_sec = deadline / CLOCK_SECOND, .tv_nsec = deadline % CLOCK_SECOND};
-    while (!done(server))
-        if (pthread_cond_timedwait(&server->changed, &server->lock, &at) != 0)
-            return done(server);
+    while (!done(server)) {
+        int64_t now = clock_now(), until = atomic_load(deadline);
+        if (now >= until)
+            return false;
+        until = until < now + TICK ? until : now + TICK;
+        struct timespec at = {.tv_sec = until / CLOCK_SECOND, .tv_nsec = until % CLOCK_SECOND};
+        pthread_cond_timedwait(&server->changed, &server->lock, &at);
+    }
     return true;
+}
+
+static bool wait_for(struct rpc_server *server, bool (*done)(const struct rpc_server *),
+                     int64_t duration)
+{
+    _Atomic int64_t deadline = clock_now() + duration;
+    pthread_mutex_lock(&server->lock);
+    bool is_done = wait_until(server, done, &deadline);
+    pthread_mutex_unlock(&server->lock);
+    return is_done;
 }
 
 static bool no_calls(const struct rpc_server *server)
@@ -294,8 +318,9 @@ static bool is_shut_down(const struct rpc_server *server)
     return server->shut_down && server->calls == 0;
 }
 
-/* Listener closed, calls given until `deadline`, then cancelled. */
-static bool stop(struct rpc_server *server, int64_t deadline)
+/* Listener closed, calls given until `*deadline`, then cancelled, and every connection cut: a peer
+ * that has sent half a call, or nothing, or no longer answers must not hold the end. */
+static bool stop(struct rpc_server *server, const _Atomic int64_t *deadline)
 {
     pthread_mutex_lock(&server->lock);
     bool stopped_before = server->stopping || server->shut_down;
@@ -309,23 +334,39 @@ static bool stop(struct rpc_server *server, int64_t deadline)
     pthread_mutex_lock(&server->lock);
     bool clean = wait_until(server, no_calls, deadline);
     pthread_mutex_unlock(&server->lock);
-    if (!clean)
-        grpc_server_cancel_all_calls(server->grpc);
-    pthread_mutex_lock(&server->lock);
-    if (!wait_until(server, is_shut_down, clock_now() + LEAVE_SECONDS * CLOCK_SECOND))
-        log_warning("rpc: %d calls did not end after they were cancelled", server->calls);
-    pthread_mutex_unlock(&server->lock);
+    if (clean && wait_for(server, is_shut_down, FAREWELL))
+        return true;
+    grpc_server_cancel_all_calls(server->grpc);
+    wait_for(server, is_shut_down, LEAVE_SECONDS * CLOCK_SECOND);
     return clean;
 }
 
-bool rpc_drain(struct rpc_server *server, int64_t deadline)
+bool rpc_drain(struct rpc_server *server, const _Atomic int64_t *deadline)
 {
-    engine_drain(server->options.engine); /* first: whoever hears the news is refused already */
+    struct engine *engine = server->options.engine;
+    engine_drain(engine); /* first: whoever hears the news is refused already */
     rpc_set_serving(server, false);
-    engine_wait_idle(server->options.engine, deadline);
-    /* A short grace, so that what the engine finished at the last moment still reaches clients. */
-    int64_t soon = clock_now() + CLOCK_SECOND / 2;
-    return stop(server, deadline > soon ? deadline : soon);
+    bool idle = false;
+    while (!idle && clock_now() < atomic_load(deadline))
+        idle = engine_wait_idle(engine, clock_now() + TICK);
+    _Atomic int64_t until = atomic_load(deadline);
+    if (idle && until < clock_now() + FLUSH)
+        until = clock_now() + FLUSH;
+    return stop(server, idle ? &until : deadline);
+}
+
+bool rpc_stop(struct rpc_server *server)
+{
+    if (server == NULL)
+        return true;
+    _Atomic int64_t now = clock_now();
+    stop(server, &now);
+    pthread_mutex_lock(&server->lock);
+    int left = server->calls;
+    pthread_mutex_unlock(&server->lock);
+    if (left > 0)
+        log_error("rpc: %d calls did not end after they were cancelled", left);
+    return left == 0;
 }
 
 static void join_threads(struct rpc_server *server)
@@ -350,13 +391,11 @@ void rpc_close(struct rpc_server *server)
 {
     if (!server)
         return;
-    stop(server, clock_now());
     pthread_mutex_lock(&server->lock);
-    int left = server->calls;
+    bool held = server->grpc && server->poller_count > 0 && !is_shut_down(server);
     pthread_mutex_unlock(&server->lock);
-    if (left) { /* freeing under a live call would be worse than the leak: the process ends anyway
-                 */
-        log_error("rpc: closed with %d live calls", left);
+    if (held) { /* gRPC would abort; what is left ends with the process */
+        log_warning("rpc: a connection could not be closed");
         return;
     }
     if (server->grpc && server->poller_count == 0) {

@@ -125,8 +125,7 @@ struct server {
 
 static void server_close(struct server *server)
 {
-    if (server->rpc != NULL)
-        rpc_drain(server->rpc, clock_now());
+    rpc_stop(server->rpc);
     engine_close(server->engine);
     rpc_close(server->rpc);
     executor_close(server->executor);
