@@ -1,4 +1,4 @@
-/* In place of fabric_nccl.c in a build without CUDA. */
+/* In place of fabric_nccl.c in a build without CUDA, or without nccl.h. */
 #include "cluster/cluster.h"
 
 enum status fabric_open_nccl(struct fabric *host, const struct fabric_memory *memory,
@@ -7,5 +7,6 @@ enum status fabric_open_nccl(struct fabric *host, const struct fabric_memory *me
     (void)host;
     (void)memory;
     (void)fabric;
-    return error_set(error, STATUS_CONFIG, "this build of jetd has no NCCL");
+    return error_set(error, STATUS_CONFIG,
+                     "this build of jetd has no NCCL: --fabric mpi stages through host memory");
 }
