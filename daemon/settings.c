@@ -101,7 +101,7 @@ const struct option_table settings_table = {
     .environment = "JETD",
     .synopsis = "jetd serves Jet-Nemotron models over gRPC from one or many ranks.\n"
                 "  jetd [--model DIR] [options]                  one rank\n"
-                "  mpirun -n N jetd [--model DIR] [options]      N ranks, rank 0 listens",
+                "  mpirun --bind-to none -n N jetd [options]     N ranks, rank 0 listens",
     .entries = entries,
     .count = sizeof entries / sizeof entries[0],
     .positional = "model",

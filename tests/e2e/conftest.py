@@ -45,7 +45,7 @@ class Daemon:
     """One jetd process; `address` once it says that it serves."""
 
     def __init__(self, *options, model=TINY, environment=None, ranks=0):
-        mpirun = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks else []
+        mpirun = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks else []
         command = [*mpirun, BINARY, "--model", str(model), "--port", "0", "--metrics-port", "-1", *options]
         self.log = []
         self.address = None
