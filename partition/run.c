@@ -153,20 +153,25 @@ enum status stage_submit(struct stage *stage, const struct step *step, struct er
     return STATUS_OK;
 }
 
+static enum status lane_wait(struct stage *stage, const struct lane *lane)
+{
+    if (lane->fetched)
+        return stage->backend->wait(stage->device, stage->first_lane);
+    return lane->expected ? stage->fabric->ops->await_turn(stage->fabric, lane->turn) : STATUS_OK;
+}
+
 enum status stage_collect(struct stage *stage, struct sample_result *results, int *rows,
                           struct error *error)
 {
     if (stage->lanes == 0)
         return error_set(error, STATUS_INTERNAL, "stage: no step is under way");
     const struct lane *lane = &stage->lane[stage->first_lane];
-    if (lane->fetched || lane->expected) {
-        enum status status = lane->fetched
-                                 ? stage->backend->wait(stage->device, stage->first_lane)
-                                 : stage->fabric->ops->await_turn(stage->fabric, lane->turn);
-        if (status != STATUS_OK)
-            return error_set(error, status, "rank %d: waiting for a step: %s", stage->rank->rank,
-                             status_name(status));
-    }
+    guard_enter("collect");
+    enum status status = lane_wait(stage, lane);
+    guard_leave();
+    if (status != STATUS_OK)
+        return error_set(error, status, "rank %d: waiting for a step: %s", stage->rank->rank,
+                         status_name(status));
     if (results != NULL)
         memcpy(results, lane->results, (size_t)lane->rows * sizeof *results);
     *rows = lane->rows;
