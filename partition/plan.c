@@ -35,6 +35,7 @@ static bool has_layer(const struct model_config *m, bool jet)
     return false;
 }
 
+/* The shortest axis decides, so that the sizes said to work do. */
 static enum status check_tensor(const struct model_config *m, int tensor, struct error *error)
 {
     const struct {
@@ -42,19 +43,22 @@ static enum status check_tensor(const struct model_config *m, int tensor, struct
         int size;
         bool used;
     } axes[] = {
-        {"jet heads", m->jet_heads, has_layer(m, true)},
-        {"query heads", m->attention_heads, has_layer(m, false)},
         {"MLP columns", m->intermediate, true},
         {"vocabulary rows", m->vocab, true},
+        {"jet heads", m->jet_heads, has_layer(m, true)},
+        {"query heads", m->attention_heads, has_layer(m, false)},
     };
-    for (size_t i = 0; i < sizeof axes / sizeof *axes; i++) {
-        if (axes[i].used && tensor > axes[i].size)
-            return error_set(error, STATUS_CONFIG,
-                             "tensor parallel size %d exceeds the model's %d %s: some rank would "
-                             "have none; sizes 1 .. %d work",
-                             tensor, axes[i].size, axes[i].name, axes[i].size);
+    size_t least = 0;
+    for (size_t i = 1; i < sizeof axes / sizeof *axes; i++) {
+        if (axes[i].used && axes[i].size < axes[least].size)
+            least = i;
     }
-    return STATUS_OK;
+    if (tensor <= axes[least].size)
+        return STATUS_OK;
+    return error_set(error, STATUS_CONFIG,
+                     "tensor parallel size %d exceeds the model's %d %s: some rank would have "
+                     "none; sizes 1 .. %d work",
+                     tensor, axes[least].size, axes[least].name, axes[least].size);
 }
 
 static enum status check_mesh(const struct model_config *m, struct mesh mesh, struct error *error)

@@ -301,6 +301,8 @@ static void refusals_name_axis_and_size(void **state)
     assert_refused(&four, (struct mesh){32, 1, 1}, usual, "tensor parallel size 32", "16 jet");
     assert_refused(&two, (struct mesh){16, 1, 1}, usual, "tensor parallel size 16", "1 .. 12");
     assert_refused(&small, (struct mesh){6, 1, 1}, usual, "tensor parallel size 6", "5 jet heads");
+    small.jet_heads = 16; /* the shorter of both kinds of heads is named */
+    assert_refused(&small, (struct mesh){20, 1, 1}, usual, "6 query heads", "1 .. 6 work");
     assert_refused(&four, (struct mesh){1, 2, 1}, usual, "context parallel size 2", "size 1");
     assert_refused(&four, (struct mesh){1, 1, 37}, usual, "pipeline parallel size 37", "36 layers");
     assert_refused(&four, (struct mesh){0, 1, 1}, usual, "mesh 0 x 1 x 1", "at least 1");
