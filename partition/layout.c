@@ -5,7 +5,8 @@
 void *region_take(struct region *region, uint64_t count, uint64_t size)
 {
     void *at = region->base == NULL ? NULL : region->base + region->used;
-    region->used = round_up(region->used + count * size, REGION_ALIGN);
+    uint64_t used = saturated_add(region->used, saturated_multiply(count, size));
+    region->used = used > UINT64_MAX - REGION_ALIGN ? UINT64_MAX : round_up(used, REGION_ALIGN);
     return at;
 }
 
@@ -138,10 +139,10 @@ void layout_state(const struct plan *plan, const struct rank_plan *rank, struct 
         if (type == LAYER_JET) {
             uint64_t d_v = (uint64_t)m->jet_d_v;
             layer->recurrent =
-                region_take(r, slots * heads * (uint64_t)m->jet_d_k * d_v, sizeof(float));
-            layer->rows = region_take(r, slots * (uint64_t)(m->conv_taps - 1) * heads * d_v, act);
+                region_take(r, slots, heads * (uint64_t)m->jet_d_k * d_v * sizeof(float));
+            layer->rows = region_take(r, slots, (uint64_t)(m->conv_taps - 1) * heads * d_v * act);
         } else if (type == LAYER_SWA) {
-            layer->cache = region_take(r, slots * kv * (uint64_t)layout_ring(plan), act);
+            layer->cache = region_take(r, slots, kv * (uint64_t)layout_ring(plan) * act);
         }
     }
 }
@@ -154,7 +155,7 @@ void layout_kv(const struct plan *plan, const struct rank_plan *rank, struct reg
     for (int i = 0; i < span_size(rank->layers); i++) {
         if (layout_layer(plan, rank, i) == LAYER_ATTN)
             state->layer[i].cache =
-                region_take(r, tokens * per_token, dtype_size(plan->activation));
+                region_take(r, tokens, per_token * dtype_size(plan->activation));
     }
 }
 

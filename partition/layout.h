@@ -18,10 +18,11 @@ enum {
 
 struct region {
     unsigned char *base; /* NULL: only count */
-    uint64_t used;
+    uint64_t used;       /* UINT64_MAX while counting: more than 64 bits hold; plan.c refuses it */
 };
 
-/* count x size bytes, aligned; NULL while counting. */
+/* count x size bytes, aligned; NULL while counting. Count and size each fit 64 bits by the ranges
+ * of config.c and plan.c, their product need not. */
 void *region_take(struct region *region, uint64_t count, uint64_t size);
 
 /* ---- weights: `void *` of the activation dtype ----------------------------------------------- */

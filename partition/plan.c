@@ -159,8 +159,29 @@ static void rank_measure(const struct plan *plan, struct rank_plan *rank)
     rank->kv_bytes_per_token = (uint64_t)rank->attn_layers * kv;
 }
 
+/* Regions are counted up to UINT64_MAX and held there; no such plan is ever made, limit or not. */
+static enum status check_counted(const struct plan *plan, const struct rank_plan *rank,
+                                 const struct region *state, const struct region *kv,
+                                 struct error *error)
+{
+    const struct limits *l = &plan->limits;
+    if (rank->total_bytes != UINT64_MAX)
+        return STATUS_OK;
+    const char *what = rank->weight_bytes == UINT64_MAX    ? "weights"
+                       : state->used == UINT64_MAX         ? "state"
+                       : kv->used == UINT64_MAX            ? "KV blocks"
+                       : rank->scratch_bytes == UINT64_MAX ? "scratch"
+                                                           : "all regions together";
+    return error_set(error, STATUS_CONFIG,
+                     "rank %d needs more bytes than 64 bits can count (%s): max_num_seqs %d, "
+                     "max_model_len %d, max_num_batched_tokens %d, %" PRIu64
+                     " KV blocks of %d tokens; lower them",
+                     rank->rank, what, l->max_num_seqs, l->max_model_len, l->max_num_batched_tokens,
+                     l->kv_blocks, l->block_tokens);
+}
+
 /* Bytes of the four regions with the plan's present kv_blocks. */
-static enum status rank_weigh(const struct plan *plan, struct rank_plan *rank)
+static enum status rank_weigh(const struct plan *plan, struct rank_plan *rank, struct error *error)
 {
     union {
         struct stage_weights weights;
@@ -168,7 +189,7 @@ static enum status rank_weigh(const struct plan *plan, struct rank_plan *rank)
         struct stage_scratch scratch;
     } *places = malloc(sizeof *places);
     if (places == NULL)
-        return STATUS_NO_MEMORY;
+        return error_set(error, STATUS_NO_MEMORY, "plan: out of memory");
     struct region weights = {0}, state = {0}, kv = {0}, scratch = {0};
     layout_weights(plan, rank, &weights, &places->weights);
     layout_state(plan, rank, &state, &places->state);
@@ -178,15 +199,16 @@ static enum status rank_weigh(const struct plan *plan, struct rank_plan *rank)
     rank->weight_bytes = weights.used;
     rank->scratch_bytes = scratch.used;
     rank->kv_blocks = plan->limits.kv_blocks;
-    rank->total_bytes = weights.used + state.used + kv.used + scratch.used;
-    return STATUS_OK;
+    rank->total_bytes = saturated_add(saturated_add(weights.used, state.used),
+                                      saturated_add(kv.used, scratch.used));
+    return check_counted(plan, rank, &state, &kv, error);
 }
 
 /* What is left for KV on a rank whose total was measured with no blocks, in blocks. */
 static uint64_t blocks_left(const struct plan *plan, const struct rank_plan *rank)
 {
     uint64_t slack = (uint64_t)rank->attn_layers * REGION_ALIGN;
-    uint64_t used = rank->total_bytes + slack;
+    uint64_t used = saturated_add(rank->total_bytes, slack);
     if (used >= plan->limits.memory_bytes)
         return 0;
     return (plan->limits.memory_bytes - used) /
@@ -217,9 +239,9 @@ static enum status choose_blocks(struct plan *plan, struct error *error)
     uint64_t blocks = useful < INT32_MAX ? useful : INT32_MAX;
     for (int i = 0; limits->memory_bytes > 0 && i < plan->ranks; i++) {
         struct rank_plan *rank = &plan->rank[i];
-        if (rank_weigh(plan, rank) != STATUS_OK)
-            return error_set(error, STATUS_NO_MEMORY, "plan: out of memory");
-        enum status status = check_fits(plan, rank, error);
+        enum status status = rank_weigh(plan, rank, error);
+        if (status == STATUS_OK)
+            status = check_fits(plan, rank, error);
         if (status != STATUS_OK)
             return status;
         if (rank->kv_bytes_per_token == 0)
@@ -248,9 +270,9 @@ static enum status plan_measure(struct plan *plan, struct error *error)
             return status;
     }
     for (int i = 0; i < plan->ranks; i++) {
-        if (rank_weigh(plan, &plan->rank[i]) != STATUS_OK)
-            return error_set(error, STATUS_NO_MEMORY, "plan: out of memory");
-        enum status status = check_fits(plan, &plan->rank[i], error);
+        enum status status = rank_weigh(plan, &plan->rank[i], error);
+        if (status == STATUS_OK)
+            status = check_fits(plan, &plan->rank[i], error);
         if (status != STATUS_OK)
             return status;
     }

@@ -25,6 +25,21 @@ static inline bool checked_multiply(uint64_t a, uint64_t b, uint64_t *result)
     return true;
 }
 
+/* The same held at UINT64_MAX instead: for sums that only ask whether they stay below a limit. */
+static inline uint64_t saturated_add(uint64_t a, uint64_t b)
+{
+    uint64_t sum = UINT64_MAX;
+    checked_add(a, b, &sum);
+    return sum;
+}
+
+static inline uint64_t saturated_multiply(uint64_t a, uint64_t b)
+{
+    uint64_t product = UINT64_MAX;
+    checked_multiply(a, b, &product);
+    return product;
+}
+
 /* Rounds up to a multiple of `unit` (> 0). */
 static inline uint64_t round_up(uint64_t value, uint64_t unit)
 {

@@ -336,6 +336,36 @@ static void refusals_name_memory(void **state)
     assert_refused(&four, (struct mesh){1, 1, 1}, limits, "5000 KV blocks", "max_num_seqs");
 }
 
+/* Each region alone can be more than 64 bits count; with a limit and without one. */
+static void sizes_beyond_64_bits_are_refused(void **state)
+{
+    const struct limits most = {.max_model_len = 1 << 24,
+                                .max_num_seqs = 65536,
+                                .max_num_batched_tokens = 65536,
+                                .block_tokens = 4096};
+    struct model_config model = model_small();
+    struct mesh one = {1, 1, 1};
+    (void)state;
+    model.layers = MODEL_LAYERS_MAX;
+    model.window = 1 << 24;
+    model.attention_heads = model.kv_heads = 8;
+    model.head_dim = 1024;
+    for (int i = 0; i < model.layers; i++)
+        model.layer[i] = LAYER_SWA;
+    for (int gib = 0; gib <= 16; gib += 16) {
+        struct limits limits = most;
+        limits.memory_bytes = (uint64_t)gib << 30;
+        assert_refused(&model, one, limits, "64 bits can count (state)", "max_num_seqs 65536");
+    }
+    for (int i = 0; i < model.layers; i++)
+        model.layer[i] = LAYER_ATTN;
+    model.attention_heads = model.kv_heads = 1024;
+    struct limits limits = usual;
+    limits.block_tokens = 4096;
+    limits.kv_blocks = INT32_MAX;
+    assert_refused(&model, one, limits, "64 bits can count (KV blocks)", "2147483647 KV blocks");
+}
+
 /* ---- digest and print ------------------------------------------------------------------------ */
 
 static uint64_t digest_of(struct model_config model, struct mesh mesh, struct limits limits)
@@ -397,6 +427,7 @@ int main(void)
         cmocka_unit_test(cuts_are_balanced),
         cmocka_unit_test(refusals_name_axis_and_size),
         cmocka_unit_test(refusals_name_memory),
+        cmocka_unit_test(sizes_beyond_64_bits_are_refused),
         cmocka_unit_test(digests_tell_plans_apart),
         cmocka_unit_test(the_print_names_every_rank),
     };
