@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/base/cgroup.h"
 #include "daemon/base/checked.h"
 #include "kernels/cpu/cpu.h"
 
@@ -48,6 +49,11 @@ void cpu_close(struct device *device)
     free(device);
 }
 
+static size_t least(uint64_t a, uint64_t b)
+{
+    return (size_t)(a < b ? a : b);
+}
+
 enum status cpu_memory(struct device *device, size_t *available, size_t *total)
 {
     long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES);
@@ -56,8 +62,8 @@ enum status cpu_memory(struct device *device, size_t *available, size_t *total)
     (void)device;
     if (page <= 0 || pages <= 0 || unused < 0)
         return STATUS_DEVICE;
-    *available = (size_t)unused * (size_t)page;
-    *total = (size_t)pages * (size_t)page;
+    *total = least((uint64_t)pages * (uint64_t)page, cgroup_memory_limit(""));
+    *available = least((uint64_t)unused * (uint64_t)page, *total);
     return STATUS_OK;
 }
 
