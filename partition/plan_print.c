@@ -47,24 +47,29 @@ static void print_rank(const struct plan *plan, const struct rank_plan *rank, FI
     fprintf(out, "  %-12s %.1f MiB\n", "total", mib(rank->total_bytes));
 }
 
-/* How many sequences run at once, by length: slots bound short ones, KV blocks long ones. */
+/* How many sequences run at once, by length: slots bound short ones, KV blocks long ones. Without a
+ * limit on memory there are blocks for all, which would say nothing. */
 static void print_room(const struct plan *plan, FILE *out)
 {
     const struct limits *limits = &plan->limits;
-    fprintf(out, "room for sequences of length:");
+    if (limits->memory_bytes == 0) {
+        fprintf(out, "memory limit: none given; --memory BYTES says how many sequences of what "
+                     "length fit\n");
+        return;
+    }
+    fprintf(out, "memory limit: %.1f MiB a rank\n", mib(limits->memory_bytes));
+    fprintf(out, "  %-12s sequences that fit, at most max_num_seqs\n", "length");
     int length = limits->max_model_len < 1024 ? limits->max_model_len : 1024;
     for (;;) {
         uint64_t each = divide_up((uint64_t)length, (uint64_t)limits->block_tokens);
         uint64_t fit = limits->kv_blocks / each;
         if (fit > (uint64_t)limits->max_num_seqs)
             fit = (uint64_t)limits->max_num_seqs;
-        fprintf(out, " %d: %" PRIu64, length, fit);
+        fprintf(out, "  %-12d %" PRIu64 "\n", length, fit);
         if (length == limits->max_model_len)
             break;
         length = length > limits->max_model_len / 4 ? limits->max_model_len : length * 4;
-        fputc(',', out);
     }
-    fputc('\n', out);
 }
 
 void plan_print(const struct plan *plan, FILE *out)
@@ -83,6 +88,6 @@ void plan_print(const struct plan *plan, FILE *out)
             limits->max_model_len, limits->max_num_seqs, limits->max_num_batched_tokens);
     for (int i = 0; i < plan->ranks; i++)
         print_rank(plan, &plan->rank[i], out);
-    print_room(plan, out);
     fprintf(out, "digest: %016" PRIx64 "\n", plan->digest);
+    print_room(plan, out);
 }

@@ -394,23 +394,56 @@ static void digests_tell_plans_apart(void **state)
     assert_int_not_equal(digest, digest_of(model, one, limits));
 }
 
+/* The caller frees it. */
+static char *print_of(const struct plan *plan)
+{
+    char *text = NULL;
+    size_t length = 0;
+    FILE *out = open_memstream(&text, &length);
+    plan_print(plan, out);
+    fclose(out);
+    return text;
+}
+
 static void the_print_names_every_rank(void **state)
 {
     struct model_config model = model_named("jet-nemotron-2b");
     struct plan *plan = plan_of(&model, (struct mesh){3, 1, 2}, usual);
-    char *text = NULL;
-    size_t length = 0;
+    char *text = print_of(plan);
     (void)state;
-    FILE *out = open_memstream(&text, &length);
-    plan_print(plan, out);
-    fclose(out);
     for (int i = 0; i < plan->ranks; i++) {
         char line[32];
         snprintf(line, sizeof line, "rank %d (tensor %d,", i, i % 3);
         assert_non_null(strstr(text, line));
     }
     assert_non_null(strstr(text, "kv heads     0 .. 1 (2)"));
-    assert_non_null(strstr(text, "8192: 16"));
+    free(text);
+    plan_free(plan);
+}
+
+/* Whether it fits is said with a limit, and without one that nothing was compared. */
+static void the_print_says_what_fits(void **state)
+{
+    struct model_config model = model_named("jet-nemotron-4b");
+    struct limits limits = usual;
+    (void)state;
+    struct plan *plan = plan_of(&model, (struct mesh){1, 1, 1}, limits);
+    char *text = print_of(plan);
+    assert_non_null(strstr(text, "memory limit: none given; --memory BYTES"));
+    assert_null(strstr(text, "8192 "));
+    free(text);
+    uint64_t block = 64 * plan->rank[0].kv_bytes_per_token;
+    limits.memory_bytes = plan->rank[0].total_bytes - (plan->limits.kv_blocks - 3 * 128) * block;
+    plan_free(plan);
+
+    limits.memory_bytes += block; /* alignment: 3 sequences of 128 blocks and a little */
+    plan = plan_of(&model, (struct mesh){1, 1, 1}, limits);
+    text = print_of(plan);
+    assert_non_null(strstr(text, "\nmemory limit: "));
+    assert_non_null(strstr(text, " MiB a rank\n"));
+    assert_non_null(strstr(text, "\n  1024         16\n")); /* slots bound these */
+    assert_non_null(strstr(text, "\n  4096         6\n"));
+    assert_non_null(strstr(text, "\n  8192         3\n"));
     free(text);
     plan_free(plan);
 }
@@ -430,6 +463,7 @@ int main(void)
         cmocka_unit_test(sizes_beyond_64_bits_are_refused),
         cmocka_unit_test(digests_tell_plans_apart),
         cmocka_unit_test(the_print_names_every_rank),
+        cmocka_unit_test(the_print_says_what_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
