@@ -117,6 +117,9 @@ enum status fabric_open_mpi(const struct fabric_options *options, struct fabric 
 /* Whether every rank has an accelerator that no other rank has; collective. */
 enum status fabric_devices_distinct(struct fabric *fabric, const struct fabric_memory *memory,
                                     bool *distinct);
+/* How many ranks have this rank's accelerator, itself among them; 1 without one. Collective. */
+enum status fabric_device_sharers(struct fabric *fabric, const struct fabric_memory *memory,
+                                  int *sharers);
 /* Device collectives over NCCL, host ones over `host` (which it then owns); collective. The memory
  * that NCCL takes for itself is taken at return. With two members sums are the other fabrics' bits;
  * with more they may differ by rounding (fabric_nccl.c).

@@ -119,26 +119,58 @@ free_digests:
     return status;
 }
 
-enum status fabric_devices_distinct(struct fabric *fabric, const struct fabric_memory *memory,
-                                    bool *distinct)
+enum { IDENTITY_BYTES = 16 };
+
+static const unsigned char identity_none[IDENTITY_BYTES];
+
+/* *all: every rank's accelerator, zeros where there is none; the caller frees it. */
+static enum status gather_identities(struct fabric *fabric, const struct fabric_memory *memory,
+                                     unsigned char (**all)[IDENTITY_BYTES])
 {
-    enum { BYTES = 16 };
-    static const unsigned char none[BYTES];
-    size_t world = (size_t)mesh_size(fabric->mesh);
-    unsigned char own[BYTES] = {0}, *all = calloc(world, BYTES);
-    if (all == NULL)
+    unsigned char own[IDENTITY_BYTES] = {0};
+    *all = calloc((size_t)mesh_size(fabric->mesh), sizeof **all);
+    if (*all == NULL)
         return STATUS_NO_MEMORY;
     enum status status = STATUS_OK;
     if (memory->backend->identity != NULL)
         status = memory->backend->identity(memory->device, own);
     if (status == STATUS_OK)
-        status = fabric->ops->all_gather(fabric, AXIS_WORLD, own, all, BYTES);
+        status = fabric->ops->all_gather(fabric, AXIS_WORLD, own, *all, IDENTITY_BYTES);
+    return status;
+}
+
+static int count_sharers(unsigned char (*all)[IDENTITY_BYTES], int world, int rank)
+{
+    int sharers = 0;
+    for (int i = 0; i < world; i++)
+        sharers += memcmp(all[i], all[rank], IDENTITY_BYTES) == 0;
+    return sharers;
+}
+
+enum status fabric_devices_distinct(struct fabric *fabric, const struct fabric_memory *memory,
+                                    bool *distinct)
+{
+    unsigned char(*all)[IDENTITY_BYTES];
+    int world = mesh_size(fabric->mesh);
+    enum status status = gather_identities(fabric, memory, &all);
     *distinct = status == STATUS_OK;
-    for (size_t i = 0; i < world && *distinct; i++) {
-        *distinct = memcmp(all + i * BYTES, none, BYTES) != 0;
-        for (size_t j = 0; j < i && *distinct; j++)
-            *distinct = memcmp(all + i * BYTES, all + j * BYTES, BYTES) != 0;
-    }
+    for (int i = 0; i < world && *distinct; i++)
+        *distinct =
+            memcmp(all[i], identity_none, IDENTITY_BYTES) != 0 && count_sharers(all, world, i) == 1;
+    free(all);
+    return status;
+}
+
+enum status fabric_device_sharers(struct fabric *fabric, const struct fabric_memory *memory,
+                                  int *sharers)
+{
+    unsigned char(*all)[IDENTITY_BYTES];
+    int world = mesh_size(fabric->mesh), rank = fabric->rank;
+    enum status status = gather_identities(fabric, memory, &all);
+    if (status == STATUS_OK)
+        *sharers = memcmp(all[rank], identity_none, IDENTITY_BYTES) == 0
+                       ? 1
+                       : count_sharers(all, world, rank);
     free(all);
     return status;
 }

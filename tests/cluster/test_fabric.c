@@ -20,6 +20,7 @@ struct end {
     struct fabric *fabric;
     bool right;
     enum status status;
+    int sharers;
 };
 
 static void *check_end(void *context)
@@ -173,6 +174,56 @@ static void long_step_aborts(void **state)
         assert_int_equal(ends[r].status, STATUS_ABORTED);
 }
 
+/* A device that is its number: 0 has none. */
+static enum status number_identity(struct device *device, unsigned char id[16])
+{
+    memset(id, 0, 16);
+    id[7] = *(const unsigned char *)(const void *)device;
+    return STATUS_OK;
+}
+
+static unsigned char sharing_numbers[4]; /* by rank */
+
+static void *count_sharers(void *context)
+{
+    static const struct backend numbers = {.name = "numbers", .identity = number_identity};
+    struct end *end = context;
+    void *number = &sharing_numbers[end->fabric->rank];
+    struct fabric_memory memory = {.backend = &numbers, .device = number};
+    bool distinct = false;
+    end->status = fabric_device_sharers(end->fabric, &memory, &end->sharers);
+    if (end->status == STATUS_OK)
+        end->status = fabric_devices_distinct(end->fabric, &memory, &distinct);
+    end->right = distinct;
+    return NULL;
+}
+
+static void ranks_of_one_device_are_counted(void **state)
+{
+    static const struct {
+        unsigned char number[4];
+        int sharers[4];
+        bool distinct;
+    } cases[] = {
+        {{1, 2, 3, 4}, {1, 1, 1, 1}, true},
+        {{5, 5, 6, 5}, {3, 3, 1, 3}, false},
+        {{0, 0, 7, 8}, {1, 1, 1, 1}, false}, /* two without a device share none */
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fabric *fabrics[4];
+        struct end ends[4];
+        memcpy(sharing_numbers, cases[i].number, sizeof sharing_numbers);
+        open_threads((struct mesh){2, 1, 2}, 0, 0, fabrics);
+        run_ends(fabrics, 4, count_sharers, ends);
+        for (int r = 0; r < 4; r++) {
+            assert_int_equal(ends[r].status, STATUS_OK);
+            assert_int_equal(ends[r].sharers, cases[i].sharers[r]);
+            assert_int_equal(ends[r].right, cases[i].distinct);
+        }
+    }
+}
+
 static void nccl_says_so(void **state)
 {
     (void)state;
@@ -321,13 +372,10 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "nccl") == 0)
         return nccl_main();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(long_step_aborts),
-        cmocka_unit_test(mesh_arithmetic),
-        cmocka_unit_test(self_alone),
-        cmocka_unit_test(meshes_on_threads),
-        cmocka_unit_test(abort_wakes_everyone),
-        cmocka_unit_test(nccl_says_so),
-        cmocka_unit_test(launcher_reads_environment),
+        cmocka_unit_test(long_step_aborts),     cmocka_unit_test(mesh_arithmetic),
+        cmocka_unit_test(self_alone),           cmocka_unit_test(meshes_on_threads),
+        cmocka_unit_test(abort_wakes_everyone), cmocka_unit_test(ranks_of_one_device_are_counted),
+        cmocka_unit_test(nccl_says_so),         cmocka_unit_test(launcher_reads_environment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
