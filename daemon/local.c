@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "daemon/base/log.h"
+#include "daemon/capacity.h"
 #include "daemon/coordinator.h"
 #include "daemon/executor.h"
 #include "daemon/rank.h"
@@ -54,7 +55,7 @@ enum status local_run(const struct settings *settings, struct error *error)
     if (ranks > 64)
         return error_set(error, STATUS_CONFIG, "--fabric threads: %lld ranks are more than 64",
                          (long long)ranks);
-    enum status status = rank_mesh(settings, (int)ranks, &options.mesh, error);
+    enum status status = capacity_mesh(settings, (int)ranks, &options.mesh, error);
     if (status != STATUS_OK)
         return status;
     struct fabric *fabrics[64];

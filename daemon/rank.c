@@ -7,6 +7,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "daemon/capacity.h"
 
 /* ---- model -------------------------------------------------------------------------------- */
 
@@ -107,72 +108,42 @@ static bool on_cuda(const struct rank *rank)
     return strcmp(rank->backend->name, "cuda") == 0;
 }
 
-static int sequences_of(const struct settings *settings, bool cuda)
+/* Whether --device means cuda on this machine, without opening a device. */
+static bool means_cuda(const struct settings *settings)
 {
-    if (settings->max_num_seqs > 0)
-        return settings->max_num_seqs;
-    return cuda ? 256 : 64;
+    const struct backend *cuda = backend_find("cuda");
+    if (strcmp(settings->device, "auto") == 0)
+        return cuda != NULL && cuda->devices != NULL && cuda->devices() > 0;
+    return strcmp(settings->device, "cuda") == 0;
 }
 
-static int tokens_of(const struct settings *settings, bool cuda)
+/* Whether ranks of this mesh would meet over NCCL, when each has a GPU. */
+static bool means_nccl(const struct settings *settings, struct mesh mesh)
 {
-    if (settings->max_num_batched_tokens > 0)
-        return settings->max_num_batched_tokens;
-    int tokens = cuda ? 8192 : 512, sequences = sequences_of(settings, cuda);
-    return tokens > sequences ? tokens : sequences;
-}
-
-static struct limits limits_of(const struct settings *settings, bool cuda, uint64_t memory)
-{
-    return (struct limits){
-        .max_model_len = settings->max_model_len,
-        .max_num_seqs = sequences_of(settings, cuda),
-        .max_num_batched_tokens = tokens_of(settings, cuda),
-        .block_tokens = settings->block_size,
-        .kv_blocks = settings->kv_blocks,
-        .memory_bytes = memory,
-    };
-}
-
-/* Tensor size 0 means what is left of `world`. */
-enum status rank_mesh(const struct settings *settings, int world, struct mesh *mesh,
-                      struct error *error)
-{
-    int64_t others = (int64_t)settings->pipeline * settings->context;
-    int64_t tensor = settings->tensor;
-    if (tensor == 0)
-        tensor = others <= world && world % others == 0 ? world / others : 1;
-    if (tensor * others != world)
-        return error_set(error, STATUS_CONFIG,
-                         "tensor %d x pipeline %d x context %d parallel is %lld ranks, but %d %s "
-                         "started",
-                         (int)tensor, settings->pipeline, settings->context,
-                         (long long)(tensor * others), world, world == 1 ? "was" : "were");
-    *mesh = (struct mesh){
-        .tensor = (int)tensor, .context = settings->context, .pipeline = settings->pipeline};
-    return STATUS_OK;
+    return strcmp(settings->fabric, "nccl") == 0 ||
+           (strcmp(settings->fabric, "auto") == 0 && mesh_size(mesh) > 1);
 }
 
 enum status rank_print_plan(const struct settings *settings, struct error *error)
 {
     struct rank rank = {0};
-    struct mesh mesh;
-    int tensor = settings->tensor ? settings->tensor : 1;
+    struct mesh mesh = {.tensor = settings->tensor > 0 ? settings->tensor : 1,
+                        .context = settings->context,
+                        .pipeline = settings->pipeline};
+    bool cuda = means_cuda(settings);
+    struct capacity_place place = {
+        .cuda = cuda, .nccl = cuda && means_nccl(settings, mesh), .tensor = mesh.tensor};
     enum status status = open_model(settings, &rank, error);
     if (status == STATUS_OK)
-        status = rank_mesh(settings, tensor * settings->pipeline * settings->context, &mesh, error);
+        status = capacity_check(settings, &place, error);
+    if (status == STATUS_OK)
+        status = plan_make(&rank.model, mesh, capacity_limits(settings, cuda, settings->memory),
+                           cuda ? DTYPE_BF16 : DTYPE_F32, &rank.plan, error);
     if (status != STATUS_OK)
         return status;
-    bool cuda = strcmp(settings->device, "cuda") == 0;
-    uint64_t memory = settings->memory;
-    if (cuda && memory > 0)
-        memory = (uint64_t)((double)memory * settings->gpu_memory_utilization);
-    status = plan_make(&rank.model, mesh, limits_of(settings, cuda, memory),
-                       cuda ? DTYPE_BF16 : DTYPE_F32, &rank.plan, error);
-    if (status == STATUS_OK)
-        plan_print(rank.plan, stdout);
+    plan_print(rank.plan, stdout);
     plan_free(rank.plan);
-    return status;
+    return STATUS_OK;
 }
 
 /* What ranks must agree on before a token is served. */
@@ -204,7 +175,7 @@ static enum status open_fabric(const struct settings *settings, struct rank *ran
         .heartbeat_timeout = settings->heartbeat_timeout,
         .step_timeout = settings->step_timeout,
     };
-    enum status status = rank_mesh(settings, size, &options.mesh, error);
+    enum status status = capacity_mesh(settings, size, &options.mesh, error);
     if (status != STATUS_OK)
         return status;
     bool alone = strcmp(settings->fabric, "self") == 0 ||
@@ -223,10 +194,11 @@ static enum status open_device(const struct settings *settings, struct rank *ran
     launcher_world(&size, &own, &local);
     bool automatic = strcmp(settings->device, "auto") == 0;
     rank->backend = backend_find(automatic ? "cuda" : settings->device);
+    struct limits limits = capacity_limits(settings, on_cuda(rank), 0);
     struct device_options options = {
         .threads = settings->threads,
-        .max_tokens = tokens_of(settings, on_cuda(rank)),
-        .max_sequences = sequences_of(settings, on_cuda(rank)),
+        .max_tokens = limits.max_num_batched_tokens,
+        .max_sequences = limits.max_num_seqs,
         .batch_invariant = settings->batch_invariant,
     };
     int devices = rank->backend->devices != NULL ? rank->backend->devices() : 0;
@@ -236,8 +208,9 @@ static enum status open_device(const struct settings *settings, struct rank *ran
         log_info("no usable GPU (%s): running on the cpu", error->text);
         error_clear(error);
         rank->backend = backend_find("cpu");
-        options.max_tokens = tokens_of(settings, false);
-        options.max_sequences = sequences_of(settings, false);
+        limits = capacity_limits(settings, false, 0);
+        options.max_tokens = limits.max_num_batched_tokens;
+        options.max_sequences = limits.max_num_seqs;
         status = rank->backend->open(&options, &rank->device, error);
     }
     return status;
@@ -261,8 +234,19 @@ static enum status attach_fabric(const struct settings *settings, struct rank *r
                 : fabric_attach(rank->fabric, &memory);
 }
 
-/* What this rank may take: a share of its GPU; on the cpu half of the host, shared by all ranks. */
-static enum status own_limit(const struct settings *settings, struct rank *rank, uint64_t *memory)
+static enum status check_place(const struct settings *settings, const struct rank *rank,
+                               struct error *error)
+{
+    struct capacity_place place = {.cuda = on_cuda(rank),
+                                   .nccl = strcmp(rank->fabric->ops->name, "nccl") == 0,
+                                   .tensor = rank->fabric->mesh.tensor};
+    return capacity_check(settings, &place, error);
+}
+
+/* What this rank may take: its part of its GPU; on the cpu half of the host, shared by all ranks.
+ */
+static enum status own_limit(const struct settings *settings, struct rank *rank, int sharers,
+                             uint64_t *memory)
 {
     size_t available, total;
     *memory = settings->memory;
@@ -271,12 +255,8 @@ static enum status own_limit(const struct settings *settings, struct rank *rank,
     enum status status = rank->backend->memory(rank->device, &available, &total);
     if (status != STATUS_OK)
         return status;
-    if (!on_cuda(rank)) {
-        *memory = total / 2 / (uint64_t)mesh_size(rank->fabric->mesh);
-        return STATUS_OK;
-    }
-    uint64_t share = (uint64_t)((double)total * settings->gpu_memory_utilization);
-    *memory = share < available ? share : available;
+    *memory = on_cuda(rank) ? capacity_gpu_share(settings, total, available, sharers)
+                            : total / 2 / (uint64_t)mesh_size(rank->fabric->mesh);
     return STATUS_OK;
 }
 
@@ -284,8 +264,11 @@ static enum status own_limit(const struct settings *settings, struct rank *rank,
 static enum status memory_limit(const struct settings *settings, struct rank *rank,
                                 uint64_t *memory, struct error *error)
 {
-    int ranks = mesh_size(rank->fabric->mesh);
-    enum status status = own_limit(settings, rank, memory);
+    int ranks = mesh_size(rank->fabric->mesh), sharers = 1;
+    struct fabric_memory own = {.backend = rank->backend, .device = rank->device};
+    enum status status = fabric_device_sharers(rank->fabric, &own, &sharers);
+    if (status == STATUS_OK)
+        status = own_limit(settings, rank, sharers, memory);
     if (status != STATUS_OK || ranks == 1)
         return status;
     uint64_t *all = calloc((size_t)ranks, sizeof *all);
@@ -343,6 +326,8 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
     if (status == STATUS_OK)
         status = attach_fabric(settings, rank, error);
     if (status == STATUS_OK)
+        status = check_place(settings, rank, error);
+    if (status == STATUS_OK)
         status = open_model(settings, rank, error);
     if (status == STATUS_OK)
         status = open_tokenizer(settings, rank, error);
@@ -352,9 +337,9 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
     if (status == STATUS_OK)
         status = memory_limit(settings, rank, &memory, error);
     if (status == STATUS_OK)
-        status =
-            plan_make(&rank->model, rank->fabric->mesh, limits_of(settings, on_cuda(rank), memory),
-                      rank->backend->activation, &rank->plan, error);
+        status = plan_make(&rank->model, rank->fabric->mesh,
+                           capacity_limits(settings, on_cuda(rank), memory),
+                           rank->backend->activation, &rank->plan, error);
     if (status != STATUS_OK)
         return status;
     plan_step_shape(rank->plan, &rank->shape);

@@ -25,11 +25,6 @@ struct rank {
 /* --plan: the plan alone, for any mesh, without device, fabric or weights. */
 enum status rank_print_plan(const struct settings *settings, struct error *error);
 
-/* The mesh that the settings ask of `world` ranks. STATUS_CONFIG names the sizes that do not fit.
- */
-enum status rank_mesh(const struct settings *settings, int world, struct mesh *mesh,
-                      struct error *error);
-
 /* Opens all of it, on `fabric` or, when that is NULL, on the one that settings and launcher ask
  * for; the rank owns it either way. On failure everything is closed again and the other ranks were
  * told. */

@@ -8,6 +8,7 @@
 #include "daemon/base/checked.h"
 #include "daemon/base/clock.h"
 #include "daemon/rank.h"
+#include "daemon/scheduler.h"
 #include "tests/perf/bench.h"
 #include "tests/perf/samples.h"
 
@@ -102,6 +103,8 @@ static enum status rig_open(const struct bench *bench, int max_tokens, int max_l
                             struct error *error)
 {
     char text[8][32];
+    if (bench->batch_invariant) /* jetd's scheduler needs room to cut prompts evenly: capacity.c */
+        max_tokens += SCHEDULER_UNIT_MAX;
     const int numbers[8] = {
         bench->tensor, bench->pipeline, bench->batch, max_tokens, max_len, 64, 0, 0};
     for (int i = 0; i < 8; i++)
