@@ -230,13 +230,10 @@ static enum status read_root(struct field root, struct model_config *config, str
         status = read_attention(root, config, error);
     if (status == STATUS_OK)
         status = read_efficient(root, config, error);
-    struct field theta = field_member(root, "rope_theta");
-    if (status == STATUS_OK && field_present(theta))
-        status = field_number(theta, 1.001, 1e12, &config->rope.theta, error);
     if (status == STATUS_OK)
         status = config_sizes_check(root.file, config, error);
     if (status == STATUS_OK)
-        status = config_rope_read(field_member(root, "rope_scaling"), config, error);
+        status = config_rope_read(root, config, error);
     if (status == STATUS_OK)
         status = config_eos_read(field_member(root, "eos_token_id"), config, error);
     return status;
@@ -247,7 +244,6 @@ static enum status read_config(const struct document *json, struct model_config 
 {
     struct model_config found;
     memset(&found, 0, sizeof found); /* padding too: plans are compared by hash */
-    found.rope.theta = 10000;
     found.temperature = found.top_p = found.repetition_penalty = 1;
     enum status status = read_root(document_root(json), &found, error);
     if (status == STATUS_OK)

@@ -5,9 +5,9 @@
 #include "daemon/base/json.h"
 #include "partition/partition.h"
 
-/* `scaling` may be absent: the default rope. Needs config->max_position and head_dim. */
-enum status config_rope_read(struct field scaling, struct model_config *config,
-                             struct error *error);
+/* rope_theta and rope_scaling, or rope_parameters (their name since transformers 5), of the whole
+ * file; all may be absent: the default rope. Needs config->max_position and head_dim. */
+enum status config_rope_read(struct field root, struct model_config *config, struct error *error);
 /* Sizes that only together are impossible: divisibility, products. `file` stands in errors. */
 enum status config_sizes_check(const char *file, const struct model_config *config,
                                struct error *error);

@@ -1,11 +1,13 @@
-/* Rotary embedding: rope_scaling of config.json, and the inverse frequencies it means.
- * Default and linear: RoFormer, arXiv 2104.09864, and position interpolation, arXiv 2306.15595.
- * Dynamic: NTK-aware base change. Yarn: arXiv 2309.00071. Llama3: the Llama 3.1 model card. */
+/* Rotary embedding: rope_theta with rope_scaling, or rope_parameters of config.json, and the
+ * inverse frequencies they mean. Default and linear: RoFormer, arXiv 2104.09864, and position
+ * interpolation, arXiv 2306.15595. Dynamic: NTK-aware base change. Yarn: arXiv 2309.00071. Llama3:
+ * the Llama 3.1 model card. */
 #include <math.h>
 #include <string.h>
 
 #include "partition/config_parts.h"
 
+static const double THETA_MIN = 1.001, THETA_MAX = 1e12;
 static const double two_pi = 6.283185307179586476925286766559;
 
 /* ---- read --------------------------------------------------------------------------------- */
@@ -18,6 +20,7 @@ static enum status read_number(struct field at, const char *key, double low, dou
     return field_present(member) ? field_number(member, low, high, value, error) : STATUS_OK;
 }
 
+/* A dictionary of rope_theta alone is the default rope. */
 static enum status read_type(struct field scaling, enum rope_type *type, struct error *error)
 {
     static const char *const names[] = {[ROPE_DEFAULT] = "default",
@@ -29,6 +32,10 @@ static enum status read_type(struct field scaling, enum rope_type *type, struct 
     if (!field_present(at) && field_present(field_member(scaling, "type")))
         at = field_member(scaling, "type"); /* the older key */
     const char *name = NULL;
+    *type = ROPE_DEFAULT;
+    if (!field_present(at) && field_size(scaling) == 1 &&
+        field_present(field_member(scaling, "rope_theta")))
+        return STATUS_OK;
     enum status status = field_string(at, &name, error);
     if (status != STATUS_OK)
         return status;
@@ -87,31 +94,90 @@ static enum status read_llama3(struct field at, struct model_config *config, str
     return status;
 }
 
-enum status config_rope_read(struct field scaling, struct model_config *config, struct error *error)
+/* What every type has in common, and `theta` where the dictionary names one. */
+static enum status read_common(struct field at, struct rope_config *rope, struct error *error)
+{
+    double whole = 1;
+    enum status status = field_expect_object(at, error);
+    if (status == STATUS_OK)
+        status = read_type(at, &rope->type, error);
+    if (status == STATUS_OK)
+        status = read_number(at, "rope_theta", THETA_MIN, THETA_MAX, &rope->theta, error);
+    if (status == STATUS_OK)
+        status = read_number(at, "partial_rotary_factor", 1, 1, &whole, error);
+    return status;
+}
+
+/* One dictionary, whichever of the two names it has. */
+static enum status read_dictionary(struct field at, struct model_config *config,
+                                   struct error *error)
 {
     struct rope_config *rope = &config->rope;
-    rope->type = ROPE_DEFAULT;
-    rope->factor = 1;
-    rope->truncate = true;
-    rope->original_max_position = config->max_position;
-    if (!field_present(scaling))
-        return STATUS_OK;
-    enum status status = field_expect_object(scaling, error);
-    if (status == STATUS_OK)
-        status = read_type(scaling, &rope->type, error);
+    enum status status = read_common(at, rope, error);
     if (status != STATUS_OK || rope->type == ROPE_DEFAULT)
         return status;
-    status = field_number(field_member(scaling, "factor"), 1, 1e6, &rope->factor, error);
-    struct field original = field_member(scaling, "original_max_position_embeddings");
+    status = field_number(field_member(at, "factor"), 1, 1e6, &rope->factor, error);
+    struct field original = field_member(at, "original_max_position_embeddings");
     if (status == STATUS_OK && field_present(original))
         status = field_int(original, 1, 1 << 24, &rope->original_max_position, error);
     if (status == STATUS_OK && rope->type == ROPE_YARN)
-        status = read_yarn(scaling, config, error);
+        status = read_yarn(at, config, error);
     if (status == STATUS_OK && rope->type == ROPE_LLAMA3)
-        status = read_llama3(scaling, config, error);
+        status = read_llama3(at, config, error);
     if (status == STATUS_OK && rope->type == ROPE_DYNAMIC && config->head_dim <= 2)
-        status = error_set(error, STATUS_CONFIG,
-                           "%s: dynamic rope_scaling needs a head_dim above 2", scaling.file);
+        status = error_set(error, STATUS_CONFIG, "%s: dynamic %s needs a head_dim above 2", at.file,
+                           at.path);
+    return status;
+}
+
+static bool rope_equal(const struct rope_config *a, const struct rope_config *b)
+{
+    return a->type == b->type && a->theta == b->theta && a->factor == b->factor &&
+           a->attention_factor == b->attention_factor && a->beta_fast == b->beta_fast &&
+           a->beta_slow == b->beta_slow && a->mscale == b->mscale &&
+           a->mscale_all_dim == b->mscale_all_dim && a->low_freq_factor == b->low_freq_factor &&
+           a->high_freq_factor == b->high_freq_factor &&
+           a->original_max_position == b->original_max_position && a->truncate == b->truncate;
+}
+
+/* The dictionary `key` over what stands beside it. Which of two different values a library takes
+ * depends on its version: they are refused. */
+static enum status read_named(struct field root, const char *key, struct model_config *config,
+                              struct error *error)
+{
+    struct field at = field_member(root, key);
+    double beside = config->rope.theta;
+    if (!field_present(at))
+        return STATUS_OK;
+    enum status status = read_dictionary(at, config, error);
+    if (status == STATUS_OK && field_present(field_member(root, "rope_theta")) &&
+        config->rope.theta != beside)
+        status = error_set(error, STATUS_CONFIG, "%s: %s.rope_theta is %g, but rope_theta is %g",
+                           root.file, key, config->rope.theta, beside);
+    return status;
+}
+
+enum status config_rope_read(struct field root, struct model_config *config, struct error *error)
+{
+    struct rope_config *rope = &config->rope;
+    rope->type = ROPE_DEFAULT;
+    rope->theta = 10000;
+    rope->factor = 1;
+    rope->truncate = true;
+    rope->original_max_position = config->max_position;
+    enum status status = read_number(root, "rope_theta", THETA_MIN, THETA_MAX, &rope->theta, error);
+    const struct rope_config plain = *rope;
+    if (status == STATUS_OK)
+        status = read_named(root, "rope_parameters", config, error);
+    if (status != STATUS_OK || !field_present(field_member(root, "rope_scaling")))
+        return status;
+    const struct rope_config newer = *rope;
+    *rope = plain;
+    status = read_named(root, "rope_scaling", config, error);
+    if (status == STATUS_OK && field_present(field_member(root, "rope_parameters")) &&
+        !rope_equal(rope, &newer))
+        status = error_set(error, STATUS_CONFIG, "%s: rope_parameters and rope_scaling disagree",
+                           root.file);
     return status;
 }
 

@@ -244,9 +244,61 @@ static const struct bad bads[] = {
     {"rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2, \"beta_fast\": 1, \"beta_slow\": 2}",
      "beta_fast 1 is below beta_slow 2"},
     {"rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2, \"truncate\": 1}", "truncate"},
+    {"rope_parameters", "3", "rope_parameters is an integer"},
+    {"rope_parameters", "{}", "rope_parameters.rope_type is missing"},
+    {"rope_parameters", "{\"rope_theta\": 1e6, \"factor\": 2}", "rope_type is missing"},
+    {"rope_parameters", "{\"rope_type\": \"longrope\", \"factor\": 2}", "\"longrope\""},
+    {"rope_parameters", "{\"rope_type\": \"linear\"}", "rope_parameters.factor is missing"},
+    {"rope_parameters", "{\"full_attention\": {\"rope_type\": \"default\"}}",
+     "rope_parameters.rope_type is missing"},
+    {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 0}",
+     "rope_parameters.rope_theta is 0"},
+    {"rope_parameters", "{\"rope_type\": \"default\", \"partial_rotary_factor\": 0.5}",
+     "rope_parameters.partial_rotary_factor is 0.5"},
+    {"rope_parameters", "{\"rope_theta\": 500000}",
+     "rope_parameters.rope_theta is 500000, but rope_theta is 1e+06"},
+    {"rope_scaling", "{\"rope_theta\": 500000}", "rope_scaling.rope_theta is 500000"},
     {"extra", "[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]", "nested deeper"},
     {"vocab_size", "512, \"vocab_size\": 512", "duplicate"},
 };
+
+/* rope_parameters is what rope_scaling and rope_theta were; both may stand there and agree. */
+static void test_rope_parameters(void **state)
+{
+    char text[TEXT_MAX];
+    struct model_config c;
+    struct error error;
+    (void)state;
+    assert_int_equal(parse(with("rope_parameters", "{\"rope_theta\": 1e6}", text), &c, &error),
+                     STATUS_OK);
+    assert_int_equal(c.rope.type, ROPE_DEFAULT);
+    assert_int_equal(parse(with("rope_parameters", "null", text), &c, &error), STATUS_OK);
+    assert_true(c.rope.theta == 1e6);
+    assert_int_equal(
+        parse(with("rope_theta",
+                   "5e5, \"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 500000, "
+                   "\"factor\": 4, \"beta_fast\": 16, \"original_max_position_embeddings\": 1024}",
+                   text),
+              &c, &error),
+        STATUS_OK);
+    assert_int_equal(c.rope.type, ROPE_YARN);
+    assert_true(c.rope.theta == 5e5 && c.rope.factor == 4 && c.rope.beta_fast == 16);
+    assert_int_equal(c.rope.original_max_position, 1024);
+
+#define LINEAR "{\"type\": \"linear\", \"factor\": 2}"
+    assert_int_equal(parse(with("rope_scaling",
+                                LINEAR ", \"rope_parameters\": {\"rope_type\": \"linear\", "
+                                       "\"factor\": 2.0, \"rope_theta\": 1000000}",
+                                text),
+                           &c, &error),
+                     STATUS_OK);
+    assert_int_equal(c.rope.type, ROPE_LINEAR);
+    assert_int_equal(
+        parse(with("rope_scaling", LINEAR ", \"rope_parameters\": {\"rope_theta\": 1000000}", text),
+              &c, &error),
+        STATUS_CONFIG);
+    assert_non_null(strstr(error.text, "rope_parameters and rope_scaling disagree"));
+}
 
 static void test_bad(void **state)
 {
@@ -406,6 +458,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),
         cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_rope_parameters),
         cmocka_unit_test(test_bad),
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_builtin),

@@ -22,17 +22,30 @@ struct rope_vector {
 
 #include "rope_vectors.h"
 
-/* A config of one attention layer with the vector's rope. */
-static void config_of(const struct rope_vector *vector, struct model_config *config)
+/* The vector's rope as members of config.json: by its older names, or all in rope_parameters. */
+static void rope_text(const struct rope_vector *vector, bool newer, char *text, size_t room)
 {
-    char text[2048];
-    int length = snprintf(
-        text, sizeof text,
-        "{\"num_hidden_layers\": 1, \"layer_types\": [\"attn\"], \"hidden_size\": 64, "
-        "\"intermediate_size\": 64, \"vocab_size\": 64, \"num_attention_heads\": 2, "
-        "\"num_key_value_heads\": 1, \"rms_norm_eps\": 1e-6, \"head_dim\": %d, \"rope_theta\": "
-        "%.17g, \"max_position_embeddings\": %d, \"rope_scaling\": %s}",
-        vector->head_dim, vector->theta, vector->max_position, vector->scaling);
+    bool plain = strcmp(vector->scaling, "null") == 0;
+    if (newer)
+        snprintf(text, room, "\"rope_parameters\": {\"rope_theta\": %.17g%s%s", vector->theta,
+                 plain ? "" : ", ", plain ? "}" : vector->scaling + 1);
+    else
+        snprintf(text, room, "\"rope_theta\": %.17g, \"rope_scaling\": %s", vector->theta,
+                 vector->scaling);
+}
+
+/* A config of one attention layer with the vector's rope. */
+static void config_of(const struct rope_vector *vector, bool newer, struct model_config *config)
+{
+    char text[2048], rope[1024];
+    rope_text(vector, newer, rope, sizeof rope);
+    int length =
+        snprintf(text, sizeof text,
+                 "{\"num_hidden_layers\": 1, \"layer_types\": [\"attn\"], \"hidden_size\": 64, "
+                 "\"intermediate_size\": 64, \"vocab_size\": 64, \"num_attention_heads\": 2, "
+                 "\"num_key_value_heads\": 1, \"rms_norm_eps\": 1e-6, \"head_dim\": %d, "
+                 "\"max_position_embeddings\": %d, %s}",
+                 vector->head_dim, vector->max_position, rope);
     struct error error = {0};
     if (model_config_parse("config.json", text, (size_t)length, config, &error) != STATUS_OK)
         fail_msg("%s: %s", vector->scaling, error.text);
@@ -43,14 +56,13 @@ static bool close_to(double found, double wanted)
     return fabs(found - wanted) <= 1e-7 * fabs(wanted); /* one f32 rounding */
 }
 
-static void test_vectors(void **state)
+static void check_vectors(bool newer)
 {
-    (void)state;
     for (size_t i = 0; i < sizeof rope_vectors / sizeof *rope_vectors; i++) {
         const struct rope_vector *vector = &rope_vectors[i];
         struct model_config config;
         float frequencies[64], scale;
-        config_of(vector, &config);
+        config_of(vector, newer, &config);
         model_rope(&config, vector->length, frequencies, &scale);
         if (!close_to(scale, vector->scale))
             fail_msg("%s: scale %.9g, not %.9g", vector->scaling, scale, vector->scale);
@@ -61,8 +73,21 @@ static void test_vectors(void **state)
     }
 }
 
+static void test_vectors(void **state)
+{
+    (void)state;
+    check_vectors(false);
+}
+
+static void test_vectors_by_the_newer_name(void **state)
+{
+    (void)state;
+    check_vectors(true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors),
+                                       cmocka_unit_test(test_vectors_by_the_newer_name)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
