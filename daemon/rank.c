@@ -108,6 +108,16 @@ static bool on_cuda(const struct rank *rank)
     return strcmp(rank->backend->name, "cuda") == 0;
 }
 
+/* Served all the same: the published weights degrade there, others may not. */
+static void warn_length(const struct plan *plan)
+{
+    if (plan->limits.max_model_len > plan->model.max_position)
+        log_warning(
+            "max-model-len %d is beyond the model's max_position_embeddings %d: the quality "
+            "of answers is not promised there",
+            plan->limits.max_model_len, plan->model.max_position);
+}
+
 /* Whether --device means cuda on this machine, without opening a device. */
 static bool means_cuda(const struct settings *settings)
 {
@@ -141,6 +151,7 @@ enum status rank_print_plan(const struct settings *settings, struct error *error
                            cuda ? DTYPE_BF16 : DTYPE_F32, &rank.plan, error);
     if (status != STATUS_OK)
         return status;
+    warn_length(rank.plan);
     plan_print(rank.plan, stdout);
     plan_free(rank.plan);
     return STATUS_OK;
@@ -342,6 +353,8 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
                            rank->backend->activation, &rank->plan, error);
     if (status != STATUS_OK)
         return status;
+    if (rank->fabric->rank == 0)
+        warn_length(rank->plan);
     plan_step_shape(rank->plan, &rank->shape);
     status = agree(rank, error);
     if (status == STATUS_OK)
