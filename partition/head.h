@@ -1,7 +1,7 @@
 /* Private: the head's host side, shared by head.c (logits and outcomes) and threshold.c (which
  * keys may be drawn). Rows go through in tiles of HEAD_TILE. Vocabulary shards exchange summaries,
- * candidates and histograms, never logits; everything is merged in rank order, so that all tensor
- * ranks come to the same outcome. */
+ * candidates and histograms, not logits (sample.c does, on the device); everything is merged in
+ * rank order, so that all tensor ranks come to the same outcome. */
 #ifndef JETD_PARTITION_HEAD_H
 #define JETD_PARTITION_HEAD_H
 
