@@ -260,15 +260,27 @@ static enum status choose_blocks(struct plan *plan, struct error *error)
     return STATUS_OK;
 }
 
+/* Given blocks: the longest sequence that is served must fit. */
+static enum status check_blocks(const struct plan *plan, struct error *error)
+{
+    const struct limits *limits = &plan->limits;
+    if (limits->kv_blocks >= (uint64_t)plan->max_blocks_per_sequence)
+        return STATUS_OK;
+    return error_set(error, STATUS_CONFIG,
+                     "kv_blocks %" PRIu64 " of %d tokens are too few for one sequence of "
+                     "max_model_len %d, which needs %d",
+                     limits->kv_blocks, limits->block_tokens, limits->max_model_len,
+                     plan->max_blocks_per_sequence);
+}
+
 static enum status plan_measure(struct plan *plan, struct error *error)
 {
     for (int i = 0; i < plan->ranks; i++)
         rank_measure(plan, &plan->rank[i]);
-    if (plan->limits.kv_blocks == 0) {
-        enum status status = choose_blocks(plan, error);
-        if (status != STATUS_OK)
-            return status;
-    }
+    enum status blocks =
+        plan->limits.kv_blocks == 0 ? choose_blocks(plan, error) : check_blocks(plan, error);
+    if (blocks != STATUS_OK)
+        return blocks;
     for (int i = 0; i < plan->ranks; i++) {
         enum status status = rank_weigh(plan, &plan->rank[i], error);
         if (status == STATUS_OK)

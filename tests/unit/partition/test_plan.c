@@ -334,6 +334,11 @@ static void refusals_name_memory(void **state)
     assert_refused(&four, (struct mesh){1, 1, 1}, limits, "KV blocks", "would fit");
     limits.kv_blocks = 5000;
     assert_refused(&four, (struct mesh){1, 1, 1}, limits, "5000 KV blocks", "max_num_seqs");
+    limits = usual; /* 8192 tokens are 128 blocks of 64 */
+    limits.kv_blocks = 127;
+    assert_refused(&four, (struct mesh){1, 1, 1}, limits, "kv_blocks 127", "needs 128");
+    limits.kv_blocks = 128;
+    plan_free(plan_of(&four, (struct mesh){1, 1, 1}, limits));
 }
 
 /* Each region alone can be more than 64 bits count; with a limit and without one. */
