@@ -10,7 +10,7 @@
 #include "daemon/rank.h"
 #include "daemon/settings.h"
 
-enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+enum { EXIT_OK = 0, EXIT_USAGE = 2 };
 
 /* Signals are taken by the coordinator's sigtimedwait. Workers leave them pending on purpose: a
  * drain is rank 0's to decide, and they end when its stop step comes. Blocked before any thread is
@@ -48,10 +48,9 @@ static int run(const struct settings *settings)
                      : executor_serve(rank.stage, rank.fabric, &rank.shape, &error);
         rank_close(&rank);
     }
-    if (status == STATUS_OK)
-        return EXIT_OK;
-    log_error("%s: %s", status_name(status), error.text);
-    return status == STATUS_CONFIG ? EXIT_USAGE : EXIT_FAILED;
+    if (status != STATUS_OK)
+        log_error("%s: %s", status_name(status), error.text);
+    return status_exit_code(status);
 }
 
 int main(int argc, char **argv)

@@ -60,6 +60,13 @@ enum status_reach status_reach(enum status status)
     return REACH_CLUSTER;
 }
 
+int status_exit_code(enum status status)
+{
+    if (status == STATUS_OK)
+        return 0;
+    return status == STATUS_CONFIG ? 2 : 1;
+}
+
 enum status error_set(struct error *error, enum status status, const char *format, ...)
 {
     if (error == NULL || error->status != STATUS_OK)

@@ -47,6 +47,9 @@ const char *status_name(enum status status);
 /* How far a failure reaches. */
 enum status_reach status_reach(enum status status);
 
+/* Of a process that ends with `status`: 0; 2 where options or config.json are to blame; else 1. */
+int status_exit_code(enum status status);
+
 /* Sets `error` (may be NULL) unless it already holds a failure, and returns `status`, so that
  * `return error_set(error, STATUS_CORRUPT, "%s: ...", path);` reads as one step. */
 __attribute__((format(printf, 3, 4))) enum status error_set(struct error *error, enum status status,
