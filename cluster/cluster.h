@@ -77,8 +77,8 @@ struct fabric_ops {
     bool (*arrived)(struct fabric *, unsigned turn);
     enum status (*barrier)(struct fabric *);
     /* Ends every rank: their pending and later calls return STATUS_ABORTED (threads) or their
-     * process is ended (mpi). Any thread; the first call wins. */
-    void (*abort)(struct fabric *, const char *why);
+     * process is ended (mpi) with the exit code of `status`. Any thread; the first call wins. */
+    void (*abort)(struct fabric *, enum status status, const char *why);
 };
 
 struct fabric {
@@ -99,10 +99,13 @@ struct fabric_memory {
 
 struct fabric_options {
     struct mesh mesh;
-    /* A rank that shows no sign of life, or stays in one step, for this long is declared stalled:
-     * it is named with its step, and all ranks are brought down. */
-    double heartbeat_timeout; /* seconds; default 5 */
-    double step_timeout;      /* seconds; default 300 */
+    /* A rank that shows no sign of life, stays in one step, loads without progress or does not
+     * close for this long is declared stalled: it is named with its step, and all ranks are brought
+     * down. Seconds; 0: the default. */
+    double heartbeat_timeout; /* 5 */
+    double step_timeout;      /* 300; fabric_limit_steps() changes it */
+    double load_timeout;      /* 600 */
+    double close_timeout;     /* 30 */
 };
 
 enum status fabric_open_self(const struct fabric_options *options, struct fabric **fabric,
@@ -135,10 +138,16 @@ void launcher_world(int *size, int *rank, int *local_rank);
 void fabric_close(struct fabric *fabric); /* NULL is fine */
 enum status fabric_attach(struct fabric *fabric, const struct fabric_memory *memory);
 
-/* watch.c. Tells the watch what this rank is doing: `step` grows, 0 while idle. A stalled or lost
- * rank is reported as "rank R stalled in step S ..." in every survivor's log. */
+/* watch.c. Tells the watch what this rank is doing, from the thread that runs steps. A stalled or
+ * lost rank is reported as "rank R stalled in step S ...", "... while loading" or "... after step
+ * S". `step` grows. */
 void fabric_step_begin(struct fabric *fabric, uint64_t step);
 void fabric_step_end(struct fabric *fabric);
+/* This rank is loading and has just come forward; until fabric_load_end(). */
+void fabric_load_mark(struct fabric *fabric);
+void fabric_load_end(struct fabric *fabric);
+/* The step_timeout from now on, for whoever knows only then how long steps may be. */
+void fabric_limit_steps(struct fabric *fabric, double seconds);
 
 /* Every rank passes its digest; STATUS_PEER_MISMATCH naming the ranks that differ from rank 0. */
 enum status fabric_agree(struct fabric *fabric, const void *digest, size_t bytes, const char *what,

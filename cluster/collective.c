@@ -273,6 +273,11 @@ enum status collective_await(struct fabric *fabric, void *bytes, size_t room, si
     struct fabric_core *core = fabric_core(fabric);
     if (fabric->rank == 0)
         return STATUS_INTERNAL;
-    return core->transport->take(core, transfer_tag(AXIS_WORLD, TRANSFER_PUBLISH), 0, bytes, room,
-                                 length);
+    if (core->watch != NULL)
+        watch_wait_begin(core->watch);
+    enum status status = core->transport->take(core, transfer_tag(AXIS_WORLD, TRANSFER_PUBLISH), 0,
+                                               bytes, room, length);
+    if (core->watch != NULL)
+        watch_wait_end(core->watch);
+    return status;
 }

@@ -77,6 +77,27 @@ void fabric_step_end(struct fabric *fabric)
         watch_step_end(core->watch);
 }
 
+void fabric_load_mark(struct fabric *fabric)
+{
+    struct fabric_core *core = fabric_core(fabric);
+    if (core->watch != NULL)
+        watch_load_mark(core->watch);
+}
+
+void fabric_load_end(struct fabric *fabric)
+{
+    struct fabric_core *core = fabric_core(fabric);
+    if (core->watch != NULL)
+        watch_load_end(core->watch);
+}
+
+void fabric_limit_steps(struct fabric *fabric, double seconds)
+{
+    struct fabric_core *core = fabric_core(fabric);
+    if (core->watch != NULL)
+        watch_limit_steps(core->watch, seconds);
+}
+
 /* "1, 3 and more" of the ranks whose digest is not rank 0's. */
 static int name_differing(const unsigned char *digests, size_t bytes, int world, char *text,
                           size_t room)

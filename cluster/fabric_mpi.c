@@ -1,5 +1,6 @@
 /* Ranks are processes that mpirun or srun started. MPI's blocking calls spin a core, so nothing
- * here blocks in MPI: requests are tested, with a back-off that first yields and then sleeps. */
+ * between open and close blocks in MPI: requests are tested, with a back-off that first yields and
+ * then sleeps. */
 #include "cluster/fabric_mpi.h"
 
 #include <pthread.h>
@@ -156,20 +157,34 @@ static const struct transport mpi_transport = {mpi_exchange, mpi_take};
 
 /* ---- the end ------------------------------------------------------------------------------- */
 
-_Noreturn void mpi_end_all(struct fabric_mpi *end, const char *why, int64_t grace)
+enum { END_SECONDS = 5 };
+
+bool mpi_announce(struct fabric_mpi *end, const char *why)
 {
-    if (!atomic_exchange(end->core.aborted, true)) {
+    bool first = !atomic_exchange(end->core.aborted, true);
+    if (first)
         log_error("%s", why);
-        clock_sleep(grace);
-        MPI_Abort(MPI_COMM_WORLD, 1);
-    }
-    clock_sleep(5 * CLOCK_SECOND); /* someone else is ending us; see that it happens */
+    return first;
+}
+
+_Noreturn void mpi_end_all(int exit_code)
+{
+    alarm(END_SECONDS); /* ends this process where MPI_Abort hangs */
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+    _exit(exit_code);
+}
+
+_Noreturn void mpi_await_end(void)
+{
+    clock_sleep(END_SECONDS * CLOCK_SECOND);
     _exit(1);
 }
 
-static void mpi_abort(struct fabric *fabric, const char *why)
+static void mpi_abort(struct fabric *fabric, enum status status, const char *why)
 {
-    mpi_end_all((struct fabric_mpi *)fabric, why, 0);
+    if (mpi_announce((struct fabric_mpi *)fabric, why))
+        mpi_end_all(status_exit_code(status));
+    mpi_await_end();
 }
 
 static enum status library_start(struct error *error)

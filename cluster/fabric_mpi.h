@@ -21,6 +21,7 @@ struct fabric_mpi {
     MPI_Status *statuses;    /* [2 world] */
     struct mpi_line *lines;  /* [world] by peer */
     int *pidfds;             /* [world] processes of this host, -1 for others */
+    bool condemned;          /* by this rank's watch; its thread's own */
 };
 
 /* MPI_SUCCESS, or logged by name. */
@@ -32,7 +33,10 @@ enum status mpi_watch_open(struct fabric_mpi *end, const struct fabric_options *
 /* Returns when every rank closes. */
 void mpi_watch_close(struct fabric_mpi *end);
 
-/* Ends all processes; does not return. Only the first caller's `why` is logged. */
-_Noreturn void mpi_end_all(struct fabric_mpi *end, const char *why, int64_t grace);
+/* Stops this rank's steps. True for the first caller, whose `why` is logged and who ends all; the
+ * others await it. */
+bool mpi_announce(struct fabric_mpi *end, const char *why);
+_Noreturn void mpi_end_all(int exit_code);
+_Noreturn void mpi_await_end(void);
 
 #endif

@@ -240,10 +240,10 @@ static enum status nccl_barrier(struct fabric *fabric)
     return host->ops->barrier(host);
 }
 
-static void nccl_abort(struct fabric *fabric, const char *why)
+static void nccl_abort(struct fabric *fabric, enum status status, const char *why)
 {
     struct fabric_nccl *end = fabric_nccl(fabric);
-    end->host->ops->abort(end->host, why); /* over mpi does not return */
+    end->host->ops->abort(end->host, status, why); /* over mpi does not return */
     atomic_store(&end->failed, true);
 }
 
@@ -272,7 +272,7 @@ static void fail(struct fabric_nccl *end, int which, ncclResult_t result)
              nccl_names[which], end->calls.error_string(result));
     atomic_store(&end->failed, true);
     nccl_groups_abort(end);
-    end->host->ops->abort(end->host, why);
+    end->host->ops->abort(end->host, STATUS_PEER_LOST, why);
 }
 
 static void *poll_main(void *context)

@@ -10,8 +10,9 @@ static void self_close(struct fabric *fabric)
     free(fabric);
 }
 
-static void self_abort(struct fabric *fabric, const char *why)
+static void self_abort(struct fabric *fabric, enum status status, const char *why)
 {
+    (void)status;
     if (!atomic_exchange(fabric_core(fabric)->aborted, true))
         log_error("%s", why);
 }

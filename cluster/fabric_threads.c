@@ -170,8 +170,9 @@ static bool threads_hear(void *context, int peer, struct beat *beat)
     return fresh;
 }
 
-static void threads_abort(struct fabric *fabric, const char *why)
+static void threads_abort(struct fabric *fabric, enum status status, const char *why)
 {
+    (void)status;
     struct hub *hub = hub_of(fabric_core(fabric));
     pthread_mutex_lock(&hub->lock);
     bool first = !hub->aborted;
@@ -182,10 +183,14 @@ static void threads_abort(struct fabric *fabric, const char *why)
         log_error("%s", why);
 }
 
-static void threads_condemn(void *context, const struct verdict *verdict, const char *why)
+static void threads_announce(void *context, const char *why)
 {
-    (void)verdict;
-    threads_abort(context, why);
+    threads_abort(context, STATUS_PEER_LOST, why);
+}
+
+static void threads_end(void *context)
+{
+    (void)context; /* steps ended by the announcement end the ranks */
 }
 
 /* ---- open and close ------------------------------------------------------------------------ */
@@ -252,7 +257,12 @@ static enum status end_open(const struct fabric_options *options, int rank, stru
         fabric_core_open(&end->core, options, rank, &threads_ops, &threads_transport, error);
     end->core.aborted = &hub->aborted;
     struct watch_link link = {
-        .context = end, .tell = threads_tell, .hear = threads_hear, .condemn = threads_condemn};
+        .context = end,
+        .tell = threads_tell,
+        .hear = threads_hear,
+        .announce = threads_announce,
+        .end = threads_end,
+    };
     if (status == STATUS_OK)
         status = watch_open(options, rank, hub->world, &link, &end->core.watch, error);
     return status;

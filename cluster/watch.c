@@ -2,36 +2,28 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "daemon/base/clock.h"
-#include "daemon/base/log.h"
 
 #define TICK_MAX (CLOCK_SECOND / 5)
 #define TICK_CLOSING (CLOCK_SECOND / 500)
-#define CLOSE_PATIENCE (CLOCK_SECOND * 30)
-#define LAST_WORDS (CLOCK_SECOND / 4) /* for rank 0's verdict to reach the others */
-
-struct peer {
-    int rank;
-    bool left;     /* its leaving beat came */
-    bool told;     /* it took our leaving beat */
-    int64_t heard; /* when its last beat came */
-    struct beat last;
-};
+#define TICK_CONDEMNED (CLOCK_SECOND / 100)
 
 struct watch {
     struct watch_link link;
     int rank, world;
-    int64_t silence, slowness; /* limits, nanoseconds */
-    struct peer *peers;        /* [peer_count] whom this rank tells, hears and judges */
+    int64_t silence, tick; /* nanoseconds */
+    struct verdict_limits limits;
+    _Atomic double step_limit;
+    struct peer *peers; /* [peer_count] whom this rank tells, hears and judges */
     int peer_count;
-    int64_t ticked;
+    int64_t ticked, held_up; /* the last tick; when ticks last stood still, 0: never */
 
     /* what the thread that runs steps is doing */
     atomic_ullong step, transfers;
-    atomic_llong since; /* start of the step; 0: idle */
+    atomic_int phase;
+    atomic_llong since; /* start of the step, or when loading last made progress */
     atomic_int waiting;
 
     int dead; /* rank + 1 seen to die */
@@ -42,15 +34,37 @@ struct watch {
     int64_t closing_since;
 };
 
+void watch_limit_steps(struct watch *watch, double seconds)
+{
+    atomic_store(&watch->step_limit, seconds);
+}
+
+/* `since` first: who sees the new phase sees when it began. */
+static void phase_enter(struct watch *watch, enum phase phase)
+{
+    atomic_store(&watch->since, clock_now());
+    atomic_store(&watch->phase, (int)phase);
+}
+
+void watch_load_mark(struct watch *watch)
+{
+    phase_enter(watch, PHASE_LOADING);
+}
+
+void watch_load_end(struct watch *watch)
+{
+    phase_enter(watch, PHASE_IDLE);
+}
+
 void watch_step_begin(struct watch *watch, uint64_t step)
 {
     atomic_store(&watch->step, step);
-    atomic_store(&watch->since, clock_now());
+    phase_enter(watch, PHASE_STEP);
 }
 
 void watch_step_end(struct watch *watch)
 {
-    atomic_store(&watch->since, 0);
+    phase_enter(watch, PHASE_IDLE);
 }
 
 void watch_wait_begin(struct watch *watch)
@@ -64,40 +78,18 @@ void watch_wait_end(struct watch *watch)
     atomic_store_explicit(&watch->waiting, 0, memory_order_relaxed);
 }
 
-void verdict_text(const struct verdict *verdict, char *text, size_t room)
+static struct beat own_beat(struct watch *watch, bool closing)
 {
-    unsigned long long step = verdict->step;
-    switch ((enum verdict_kind)verdict->kind) {
-    case VERDICT_SILENT:
-        snprintf(text, room, "rank %d stalled in step %llu (no sign of life for %.1f s)",
-                 verdict->rank, step, verdict->seconds);
-        return;
-    case VERDICT_SLOW:
-        snprintf(text, room, "rank %d stalled in step %llu (it has been in it for %.1f s)",
-                 verdict->rank, step, verdict->seconds);
-        return;
-    case VERDICT_DEAD:
-        snprintf(text, room, "rank %d died in step %llu", verdict->rank, step);
-        return;
-    case VERDICT_LINGERS:
-        snprintf(text, room, "rank %d stalled in step %llu (the others closed %.1f s ago)",
-                 verdict->rank, step, verdict->seconds);
-        return;
-    case VERDICT_NONE:
-        break;
-    }
-    snprintf(text, room, "no verdict");
-}
-
-static struct beat own_beat(struct watch *watch)
-{
+    int phase = atomic_load(&watch->phase);
     int64_t since = atomic_load(&watch->since);
     return (struct beat){
-        .step = since != 0 ? atomic_load(&watch->step) : 0,
-        .seconds = since != 0 ? clock_seconds(clock_now() - since) : 0,
+        .step = atomic_load(&watch->step),
+        .seconds = clock_seconds(clock_now() - since),
         .transfers = atomic_load_explicit(&watch->transfers, memory_order_relaxed),
+        .phase = phase,
         .waiting = atomic_load_explicit(&watch->waiting, memory_order_relaxed),
         .dead = watch->dead,
+        .closing = closing,
     };
 }
 
@@ -116,116 +108,64 @@ static void hear_all(struct watch *watch, int64_t now, struct verdict *verdict)
     }
 }
 
-static void tell_all(struct watch *watch, const struct verdict *verdict)
+static void tell_all(struct watch *watch, const struct beat *beat)
 {
-    struct beat beat = own_beat(watch);
-    if (verdict != NULL)
-        beat.verdict = *verdict;
     for (int i = 0; i < watch->peer_count; i++) {
         struct peer *peer = &watch->peers[i];
-        if (!peer->told && (!peer->left || verdict != NULL))
-            watch->link.tell(watch->link.context, peer->rank, &beat);
+        if (!peer->told)
+            watch->link.tell(watch->link.context, peer->rank, beat);
     }
 }
 
-static void judge_silence(struct watch *watch, int64_t now, struct verdict *verdict)
+/* ---- the end by a verdict ------------------------------------------------------------------- */
+
+static bool all_agreed(const struct watch *watch, const struct verdict *verdict)
 {
     for (int i = 0; i < watch->peer_count; i++) {
         const struct peer *peer = &watch->peers[i];
-        if (peer->left || now - peer->heard <= watch->silence)
-            continue;
-        *verdict = (struct verdict){VERDICT_SILENT, peer->rank, peer->last.step,
-                                    clock_seconds(now - peer->heard)};
-        return;
+        if (!peer->left && !peer->last.agreed && peer->rank != verdict->rank)
+            return false;
     }
+    return true;
 }
 
-static struct peer *peer_of(struct watch *watch, int rank)
+/* Until every survivor has logged the verdict, three ticks at most: a launcher that saw a process
+ * die ends the others a second later. Rank 0 spreads it; the others answer, or give those who judge
+ * rank 0 for themselves the same time. */
+static void spread(struct watch *watch, const struct verdict *verdict)
 {
-    for (int i = 0; i < watch->peer_count; i++)
-        if (watch->peers[i].rank == rank)
-            return &watch->peers[i];
-    return NULL;
-}
-
-/* A process that ended without leaving. Only rank 0 knows everyone's step, so others tell it. */
-static void judge_death(struct watch *watch, struct verdict *verdict)
-{
-    if (watch->dead == 0 && watch->link.dead != NULL)
-        watch->dead = watch->link.dead(watch->link.context) + 1;
-    int dead = watch->dead;
-    for (int i = 0; i < watch->peer_count && dead == 0 && watch->rank == 0; i++)
-        dead = watch->peers[i].last.dead;
-    const struct peer *peer = dead == 0 ? NULL : peer_of(watch, dead - 1);
-    if (peer != NULL && !peer->left)
-        *verdict = (struct verdict){VERDICT_DEAD, peer->rank, peer->last.step, 0};
-}
-
-/* Whether `a` rather than `b` is what the others wait for; both are in a step. */
-static bool holds_up(const struct beat *a, const struct beat *b)
-{
-    if (a->waiting != b->waiting)
-        return a->waiting < b->waiting;
-    if (a->step != b->step)
-        return a->step < b->step;
-    return a->transfers < b->transfers;
-}
-
-/* Rank 0 only: ranks that wait for a slow one look as busy as that one; name the one behind. */
-static void judge_slowness(struct watch *watch, struct verdict *verdict)
-{
-    struct beat mine = own_beat(watch);
-    const struct beat *behind = mine.seconds > 0 ? &mine : NULL;
-    double longest = mine.seconds;
-    int rank = 0;
-    for (int i = 0; i < watch->peer_count; i++) {
-        const struct peer *peer = &watch->peers[i];
-        if (peer->left || peer->last.seconds <= 0)
-            continue;
-        if (peer->last.seconds > longest)
-            longest = peer->last.seconds;
-        if (behind == NULL || holds_up(&peer->last, behind)) {
-            behind = &peer->last;
-            rank = peer->rank;
-        }
-    }
-    if (behind != NULL && longest > clock_seconds(watch->slowness))
-        *verdict = (struct verdict){VERDICT_SLOW, rank, behind->step, behind->seconds};
-}
-
-static void judge_closing(struct watch *watch, int64_t now, struct verdict *verdict)
-{
-    if (now - watch->closing_since <= CLOSE_PATIENCE)
-        return;
-    for (int i = 0; i < watch->peer_count; i++) {
-        const struct peer *peer = &watch->peers[i];
-        if (!peer->left)
-            *verdict = (struct verdict){VERDICT_LINGERS, peer->rank, peer->last.step,
-                                        clock_seconds(now - watch->closing_since)};
+    int64_t end = clock_now() + 3 * watch->tick;
+    struct beat beat = own_beat(watch, false);
+    struct verdict ignored;
+    beat.agreed = 1;
+    if (watch->rank == 0)
+        beat.verdict = *verdict;
+    for (int64_t now = clock_now(); now < end; now = clock_now()) {
+        tell_all(watch, &beat);
+        hear_all(watch, now, &ignored); /* moves messages along */
+        if (watch->rank == 0 && all_agreed(watch, verdict))
+            return;
+        clock_sleep(TICK_CONDEMNED);
     }
 }
 
 static void condemn(struct watch *watch, const struct verdict *verdict)
 {
-    if (watch->rank == 0 && watch->link.together) {
-        int64_t end = clock_now() + LAST_WORDS;
-        struct verdict ignored;
-        do {
-            tell_all(watch, verdict);
-            hear_all(watch, clock_now(), &ignored); /* moves messages along */
-            clock_sleep(LAST_WORDS / 10);
-        } while (clock_now() < end);
-    }
-    char text[128];
+    char text[160];
     verdict_text(verdict, text, sizeof text);
-    watch->link.condemn(watch->link.context, verdict, text);
+    watch->link.announce(watch->link.context, text);
+    if (watch->link.together)
+        spread(watch, verdict);
+    watch->link.end(watch->link.context);
 }
+
+/* ---- ticks ---------------------------------------------------------------------------------- */
 
 /* True once nobody needs this watch any more: the others left and know that we leave. Rank 0 leaves
  * last, so that whoever heard it leave knows that all did. */
 static bool leave(struct watch *watch)
 {
-    struct beat beat = own_beat(watch);
+    struct beat beat = own_beat(watch, true);
     beat.leaving = 1;
     bool all_left = true, all_told = true;
     for (int i = 0; i < watch->peer_count; i++)
@@ -241,41 +181,58 @@ static bool leave(struct watch *watch)
     return all_told && (all_left || !watch->link.together);
 }
 
+static bool judge(struct watch *watch, int64_t now, bool closing, struct verdict *verdict)
+{
+    if (watch->dead == 0 && watch->link.dead != NULL)
+        watch->dead = watch->link.dead(watch->link.context) + 1;
+    struct evidence evidence = {
+        .rank = watch->rank,
+        .own = own_beat(watch, closing),
+        .peers = watch->peers,
+        .peer_count = watch->peer_count,
+        .now = now,
+        .held_up = watch->held_up != 0 && now - watch->held_up < watch->silence,
+        .closing = closing && watch->link.together ? clock_seconds(now - watch->closing_since) : -1,
+        .limits = watch->limits,
+    };
+    evidence.limits.step = atomic_load(&watch->step_limit);
+    return verdict_find(&evidence, verdict);
+}
+
+/* If this process itself was held up, its peers' beats are waiting unread. */
+static void note_hold_up(struct watch *watch, int64_t now)
+{
+    if (now - watch->ticked > watch->silence / 2) {
+        watch->held_up = now;
+        for (int i = 0; i < watch->peer_count; i++)
+            watch->peers[i].heard = now;
+    }
+    watch->ticked = now;
+}
+
 /* False: over. */
 static bool tick(struct watch *watch, bool closing)
 {
     struct verdict verdict = {.kind = VERDICT_NONE};
     int64_t now = clock_now();
-    /* If this process itself was held up, its peers' beats are waiting unread. */
-    if (now - watch->ticked > watch->silence / 2)
-        for (int i = 0; i < watch->peer_count; i++)
-            watch->peers[i].heard = now;
-    watch->ticked = now;
+    note_hold_up(watch, now);
     hear_all(watch, now, &verdict);
-    if (verdict.kind == VERDICT_NONE)
-        judge_death(watch, &verdict);
-    if (verdict.kind == VERDICT_NONE)
-        judge_silence(watch, now, &verdict);
-    if (verdict.kind == VERDICT_NONE && watch->rank == 0)
-        judge_slowness(watch, &verdict);
-    if (verdict.kind == VERDICT_NONE && closing && watch->link.together)
-        judge_closing(watch, now, &verdict);
-    if (verdict.kind != VERDICT_NONE) {
+    if (verdict.kind != VERDICT_NONE || judge(watch, now, closing, &verdict)) {
         condemn(watch, &verdict);
         return false;
     }
     if (closing && leave(watch))
         return false;
-    tell_all(watch, NULL);
+    struct beat beat = own_beat(watch, closing);
+    tell_all(watch, &beat);
     return true;
 }
 
 /* Sleeps a tick; true once closing. */
 static bool sleep_tick(struct watch *watch)
 {
-    int64_t length = watch->silence / 5 < TICK_MAX ? watch->silence / 5 : TICK_MAX;
     pthread_mutex_lock(&watch->lock);
-    int64_t until = clock_now() + (watch->closing ? TICK_CLOSING : length);
+    int64_t until = clock_now() + (watch->closing ? TICK_CLOSING : watch->tick);
     struct timespec at = {until / CLOCK_SECOND, until % CLOCK_SECOND};
     bool was_closing = watch->closing;
     int timed_out = 0;
@@ -294,11 +251,21 @@ static void *watch_main(void *context)
     return NULL;
 }
 
-static int64_t limit_of(double seconds, double standard)
+static double limit_of(double seconds, double standard)
 {
     if (!(seconds > 0))
-        seconds = standard;
-    return (int64_t)((seconds < 1e8 ? seconds : 1e8) * (double)CLOCK_SECOND);
+        return standard;
+    return seconds < 1e8 ? seconds : 1e8;
+}
+
+static struct verdict_limits limits_of(const struct fabric_options *options)
+{
+    return (struct verdict_limits){
+        .silence = limit_of(options->heartbeat_timeout, 5),
+        .step = limit_of(options->step_timeout, 300),
+        .load = limit_of(options->load_timeout, 600),
+        .close = limit_of(options->close_timeout, 30),
+    };
 }
 
 static enum status start_thread(struct watch *watch, struct error *error)
@@ -331,11 +298,14 @@ enum status watch_open(const struct fabric_options *options, int rank, int world
     watch->link = *link;
     watch->rank = rank;
     watch->world = world;
-    watch->silence = limit_of(options->heartbeat_timeout, 5);
-    watch->slowness = limit_of(options->step_timeout, 300);
+    watch->limits = limits_of(options);
+    watch->step_limit = watch->limits.step;
+    watch->silence = (int64_t)(watch->limits.silence * (double)CLOCK_SECOND);
+    watch->tick = watch->silence / 5 < TICK_MAX ? watch->silence / 5 : TICK_MAX;
     watch->peers = peers;
     watch->peer_count = rank == 0 ? world - 1 : 1;
     watch->ticked = clock_now();
+    watch->since = watch->ticked;
     for (int i = 0; i < watch->peer_count; i++)
         peers[i] = (struct peer){.rank = rank == 0 ? i + 1 : 0, .heard = watch->ticked};
     status = start_thread(watch, error);

@@ -13,9 +13,6 @@
 
 enum { BEAT_TAG = 0 };
 
-/* For the other survivors to log the verdict too before they are ended. */
-#define GRACE (CLOCK_SECOND / 2)
-
 static bool mpi_tell(void *context, int peer, const struct beat *beat)
 {
     struct fabric_mpi *end = context;
@@ -58,11 +55,18 @@ static int mpi_dead(void *context)
     return -1;
 }
 
-static void mpi_condemn(void *context, const struct verdict *verdict, const char *why)
+static void watch_announce(void *context, const char *why)
 {
     struct fabric_mpi *end = context;
-    (void)verdict;
-    mpi_end_all(end, why, end->core.door.rank == 0 ? 0 : GRACE);
+    end->condemned = mpi_announce(end, why);
+}
+
+static void watch_end(void *context)
+{
+    struct fabric_mpi *end = context;
+    if (end->condemned)
+        mpi_end_all(status_exit_code(STATUS_PEER_LOST));
+    mpi_await_end();
 }
 
 /* Two ranks whose `host` is equal see each other's process by its id. */
@@ -122,7 +126,8 @@ enum status mpi_watch_open(struct fabric_mpi *end, const struct fabric_options *
         .tell = mpi_tell,
         .hear = mpi_hear,
         .dead = mpi_dead,
-        .condemn = mpi_condemn,
+        .announce = watch_announce,
+        .end = watch_end,
         .together = true,
     };
     return watch_open(options, end->core.door.rank, end->core.world, &link, &end->core.watch,
@@ -151,7 +156,7 @@ static void finish_lines(struct fabric_mpi *end)
 void mpi_watch_close(struct fabric_mpi *end)
 {
     if (atomic_load(end->core.aborted))
-        mpi_end_all(end, "", 0);
+        mpi_await_end();
     watch_close(end->core.watch);
     finish_lines(end);
     for (int rank = 0; rank < end->core.world; rank++)

@@ -237,7 +237,8 @@ static void drain_hear(struct coordinator *self, int number)
         return;
     if (self->terminating) {
         log_error("ended by a second %s while draining", strsignal(number));
-        self->rank->fabric->ops->abort(self->rank->fabric, "ended while draining");
+        self->rank->fabric->ops->abort(self->rank->fabric, STATUS_CANCELLED,
+                                       "ended while draining");
         _exit(1);
     }
     self->terminating = true;
@@ -281,10 +282,10 @@ enum status coordinator_run(const struct settings *settings, struct rank *rank, 
         status = drain(&self, grace, error);
     /* Without this the other ranks would wait for a step that never comes. */
     if (status != STATUS_OK && mesh_size(rank->fabric->mesh) > 1)
-        rank->fabric->ops->abort(rank->fabric, error->text);
+        rank->fabric->ops->abort(rank->fabric, status, error->text);
     metrics_close(self.metrics);
     if (!rpc_stop(self.rpc)) { /* its calls would come to an engine that is gone */
-        rank->fabric->ops->abort(rank->fabric, "calls did not end");
+        rank->fabric->ops->abort(rank->fabric, STATUS_INTERNAL, "calls did not end");
         _exit(1);
     }
     engine_close(self.engine);

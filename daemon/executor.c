@@ -129,7 +129,7 @@ static void *executor_main(void *context)
             step_end(executor->stage, fabric, slot->results, &slot->rows, &failure);
         finish_slot(executor, slot, &failure);
         if (!failed_before && failure.status != STATUS_OK)
-            fabric->ops->abort(fabric, failure.text);
+            fabric->ops->abort(fabric, failure.status, failure.text);
     }
     if (failure.status == STATUS_OK)
         fabric->ops->publish(fabric, "", 0); /* the stop step */
@@ -280,6 +280,6 @@ enum status executor_serve(struct stage *stage, struct fabric *fabric,
     if (status == STATUS_OK)
         return STATUS_OK;
     error_set(error, status, "%s", failure.text);
-    fabric->ops->abort(fabric, failure.text);
+    fabric->ops->abort(fabric, status, failure.text);
     return status;
 }

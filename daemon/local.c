@@ -74,7 +74,7 @@ enum status local_run(const struct settings *settings, struct error *error)
         status = run_first(settings, fabrics[0], error);
     } else {
         status = error_set(error, STATUS_NO_MEMORY, "no thread for rank %d", started);
-        fabrics[0]->ops->abort(fabrics[0], error->text);
+        fabrics[0]->ops->abort(fabrics[0], status, error->text);
         fabric_close(fabrics[0]);
     }
     for (int i = 1; i < started; i++)

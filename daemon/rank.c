@@ -373,7 +373,7 @@ enum status rank_open(const struct settings *settings, struct fabric *fabric, st
         return STATUS_OK;
     error_set(error, status, "%s", status_name(status)); /* keeps a text that is there */
     if (rank->fabric != NULL && mesh_size(rank->fabric->mesh) > 1)
-        rank->fabric->ops->abort(rank->fabric, error->text);
+        rank->fabric->ops->abort(rank->fabric, status, error->text);
     rank_close(rank);
     return status;
 }

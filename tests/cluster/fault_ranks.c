@@ -1,8 +1,10 @@
 /* Ranks that run steps until one of them fails in the way the first argument names.
- *   clean   no fault; all close                     stop R   rank R stops itself (SIGSTOP)
- *   kill R  rank R kills itself                     exit R   rank R exits without closing
- *   slow R  rank R stays in its step                abort R  rank R aborts
- *   idle    followers await a step; little CPU is used
+ *   clean     no fault; all close                   stop R    rank R stops itself (SIGSTOP)
+ *   kill R    rank R kills itself                   exit R    rank R exits without closing
+ *   slow R    rank R stays in its step              abort R   rank R aborts
+ *   between R rank R does not take the next step    linger R  rank R does not close
+ *   load R    rank R does not end loading           creep R   the same, but it makes progress
+ *   idle      followers await a step; little CPU is used
  * A third argument `nccl` sums on GPUs, one a rank: what waits for a lost rank is then a kernel. */
 #include <signal.h>
 #include <stdio.h>
@@ -15,20 +17,25 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 
-enum { FAULT_STEP = 7, CLEAN_STEPS = 20 };
+enum { FAULT_STEP = 7, CLEAN_STEPS = 20, FOREVER = 60 };
+
+static bool is(const char *fault, const char *name)
+{
+    return strcmp(fault, name) == 0;
+}
 
 static void fail(struct fabric *fabric, const char *fault)
 {
-    if (strcmp(fault, "stop") == 0)
+    if (is(fault, "stop"))
         raise(SIGSTOP);
-    else if (strcmp(fault, "kill") == 0)
+    else if (is(fault, "kill"))
         raise(SIGKILL);
-    else if (strcmp(fault, "exit") == 0)
+    else if (is(fault, "exit"))
         _exit(3);
-    else if (strcmp(fault, "slow") == 0)
-        clock_sleep(60 * CLOCK_SECOND);
-    else if (strcmp(fault, "abort") == 0)
-        fabric->ops->abort(fabric, "rank asked for the end");
+    else if (is(fault, "slow"))
+        clock_sleep(FOREVER * CLOCK_SECOND);
+    else if (is(fault, "abort"))
+        fabric->ops->abort(fabric, STATUS_INTERNAL, "rank asked for the end");
 }
 
 /* Device memory of COUNT numbers; all zero: numbers lie on the host. */
@@ -58,17 +65,30 @@ static enum status gpu_open(int local, struct fabric **fabric, struct error *err
     return status == STATUS_OK ? fabric_open_nccl(*fabric, &gpu.memory, fabric, error) : status;
 }
 
+/* As long as a large step: rank 0's send ends when every rank takes it. */
+static enum status take_step(struct fabric *fabric, uint64_t step)
+{
+    static uint64_t bytes[1 << 17];
+    size_t length = sizeof bytes;
+    enum status status = STATUS_OK;
+    if (fabric->rank != 0)
+        status = fabric->ops->await(fabric, bytes, length, &length);
+    fabric_step_begin(fabric, step);
+    if (fabric->rank != 0)
+        return status != STATUS_OK || bytes[0] == step ? status : STATUS_PEER_MISMATCH;
+    bytes[0] = step;
+    return fabric->ops->publish(fabric, bytes, length);
+}
+
 static enum status run_steps(struct fabric *fabric, const char *fault, int culprit)
 {
     enum status status = STATUS_OK;
     for (uint64_t step = 1; step <= CLEAN_STEPS && status == STATUS_OK; step++) {
-        uint64_t number = step;
-        size_t length = sizeof number;
-        status = fabric->rank == 0 ? fabric->ops->publish(fabric, &number, length)
-                                   : fabric->ops->await(fabric, &number, length, &length);
-        if (status != STATUS_OK || number != step)
-            return STATUS_PEER_MISMATCH;
-        fabric_step_begin(fabric, step);
+        if (step == FAULT_STEP && fabric->rank == culprit && is(fault, "between"))
+            clock_sleep(FOREVER * CLOCK_SECOND);
+        status = take_step(fabric, step);
+        if (status != STATUS_OK)
+            return status;
         if (step == FAULT_STEP) /* so that every rank's beat has told of this step */
             clock_sleep(CLOCK_SECOND / 2);
         if (step == FAULT_STEP && fabric->rank == culprit)
@@ -76,6 +96,21 @@ static enum status run_steps(struct fabric *fabric, const char *fault, int culpr
         status = sum(fabric);
         fabric_step_end(fabric);
     }
+    return status;
+}
+
+/* All load and meet; one takes longer than load_timeout, with progress or without. */
+static enum status run_load(struct fabric *fabric, const char *fault, int culprit)
+{
+    fabric_load_mark(fabric);
+    int turns = fabric->rank != culprit ? 0 : is(fault, "creep") ? 16 : 4 * FOREVER;
+    for (int turn = 0; turn < turns; turn++) {
+        clock_sleep(CLOCK_SECOND / 4);
+        if (is(fault, "creep"))
+            fabric_load_mark(fabric);
+    }
+    enum status status = fabric->ops->barrier(fabric);
+    fabric_load_end(fabric);
     return status;
 }
 
@@ -106,6 +141,15 @@ static enum status run_idle(struct fabric *fabric)
     return share < 0.2 ? status : STATUS_INTERNAL;
 }
 
+static enum status run(struct fabric *fabric, const char *fault, int culprit)
+{
+    if (is(fault, "idle"))
+        return run_idle(fabric);
+    if (is(fault, "load") || is(fault, "creep"))
+        return run_load(fabric, fault, culprit);
+    return run_steps(fabric, fault, culprit);
+}
+
 int main(int argc, char **argv)
 {
     const char *fault = argc > 1 ? argv[1] : "clean";
@@ -113,22 +157,29 @@ int main(int argc, char **argv)
     launcher_world(&size, &rank, &local);
     log_configure(LOG_INFO, rank, false);
     struct fabric_options options = {
-        .mesh = {size, 1, 1}, .heartbeat_timeout = 1, .step_timeout = 3};
+        .mesh = {size, 1, 1},
+        .heartbeat_timeout = 2,
+        .step_timeout = 3,
+        .load_timeout = 2,
+        .close_timeout = 3,
+    };
     struct fabric *fabric;
     struct error error = {.status = STATUS_OK};
     enum status status = fabric_open_mpi(&options, &fabric, &error);
-    if (status == STATUS_OK && argc > 3 && strcmp(argv[3], "nccl") == 0)
+    if (status == STATUS_OK && argc > 3 && is(argv[3], "nccl"))
         status = gpu_open(local, &fabric, &error);
     if (status != STATUS_OK) {
         log_error("%s", error.text);
-        return 1;
+        return status_exit_code(status);
     }
     char host[64] = "?";
     gethostname(host, sizeof host);
     fprintf(stderr, "rank %d of %d on %s\n", rank, size, host);
-    status = strcmp(fault, "idle") == 0 ? run_idle(fabric) : run_steps(fabric, fault, culprit);
+    status = run(fabric, fault, culprit);
     if (status != STATUS_OK)
-        fabric->ops->abort(fabric, status_name(status));
+        fabric->ops->abort(fabric, status, status_name(status));
+    if (rank == culprit && is(fault, "linger"))
+        clock_sleep(FOREVER * CLOCK_SECOND);
     fabric_close(fabric);
     return 0;
 }

@@ -28,14 +28,15 @@ static void *check_end(void *context)
     struct end *end = context;
     end->right = collectives_check(end->fabric);
     if (!end->right)
-        end->fabric->ops->abort(end->fabric, "a check failed");
+        end->fabric->ops->abort(end->fabric, STATUS_INTERNAL, "a check failed");
     return NULL;
 }
 
 static void open_threads(struct mesh mesh, double heartbeat, double step, struct fabric **fabrics)
 {
     struct error error = {.status = STATUS_OK};
-    struct fabric_options options = {mesh, heartbeat, step};
+    struct fabric_options options = {
+        .mesh = mesh, .heartbeat_timeout = heartbeat, .step_timeout = step};
     assert_int_equal(fabric_open_threads(&options, fabrics, &error), STATUS_OK);
 }
 
@@ -82,7 +83,7 @@ static void self_alone(void **state)
     assert_memory_equal(data, out, sizeof data);
     assert_int_equal(fabric->ops->publish(fabric, data, sizeof data), STATUS_OK);
     assert_int_equal(fabric->ops->barrier(fabric), STATUS_OK);
-    fabric->ops->abort(fabric, "end of the test");
+    fabric->ops->abort(fabric, STATUS_INTERNAL, "end of the test");
     assert_int_equal(fabric->ops->barrier(fabric), STATUS_ABORTED);
     fabric_close(fabric);
     fabric_close(NULL);
@@ -123,7 +124,7 @@ static void *wait_for_abort(void *context)
     size_t length;
     if (fabric->rank == 0) {
         clock_sleep(CLOCK_SECOND / 20);
-        fabric->ops->abort(fabric, "the test aborts");
+        fabric->ops->abort(fabric, STATUS_INTERNAL, "the test aborts");
         end->status = fabric->ops->publish(fabric, data, sizeof data);
     } else if (fabric->rank == 1) {
         end->status = fabric->ops->await(fabric, data, sizeof data, &length);
@@ -168,7 +169,8 @@ static void long_step_aborts(void **state)
     (void)state;
     struct fabric *fabrics[3];
     struct end ends[3];
-    open_threads((struct mesh){3, 1, 1}, 0, 0.3, fabrics);
+    open_threads((struct mesh){3, 1, 1}, 0, 0, fabrics);
+    fabric_limit_steps(fabrics[0], 0.3);
     run_ends(fabrics, 3, stay_in_step, ends);
     for (int r = 0; r < 3; r++)
         assert_int_equal(ends[r].status, STATUS_ABORTED);
@@ -262,7 +264,7 @@ static bool mpi_mesh(struct mesh mesh)
     }
     bool right = collectives_check(fabric);
     if (!right)
-        fabric->ops->abort(fabric, "a check failed");
+        fabric->ops->abort(fabric, STATUS_INTERNAL, "a check failed");
     fabric_close(fabric);
     return right;
 }
@@ -281,7 +283,7 @@ static bool nccl_mesh(struct mesh mesh, const struct fabric_memory *memory)
     }
     bool right = fabric->streamed && collectives_check(fabric);
     if (!right)
-        fabric->ops->abort(fabric, "a check failed");
+        fabric->ops->abort(fabric, STATUS_INTERNAL, "a check failed");
     fabric_close(fabric);
     return right;
 }
@@ -330,7 +332,7 @@ static int nccl_main(void)
             right = nccl_mesh((struct mesh){tensor, 1, size / tensor}, &device.memory);
     if (!right) {
         fprintf(stderr, "rank %d: %s\n", rank, error.text);
-        base->ops->abort(base, "a check failed");
+        base->ops->abort(base, STATUS_INTERNAL, "a check failed");
     }
     backend->release(device.memory.device, device.data);
     backend->close(device.memory.device);
