@@ -106,6 +106,7 @@ struct fabric_options {
     double step_timeout;      /* 300; fabric_limit_steps() changes it */
     double load_timeout;      /* 600 */
     double close_timeout;     /* 30 */
+    double open_timeout;      /* 120: the ranks meet in this time (mpi), or all end */
 };
 
 enum status fabric_open_self(const struct fabric_options *options, struct fabric **fabric,
@@ -114,7 +115,8 @@ enum status fabric_open_self(const struct fabric_options *options, struct fabric
 enum status fabric_open_threads(const struct fabric_options *options, struct fabric **fabrics,
                                 struct error *error);
 /* Calls MPI_Init_thread if it was not called; the world's size must be mesh_size().
- * Errors: STATUS_CONFIG naming both sizes. */
+ * Errors: STATUS_CONFIG naming both sizes. Where several ranks were started a failure does not
+ * return: it is logged and ends all, as `abort` does. */
 enum status fabric_open_mpi(const struct fabric_options *options, struct fabric **fabric,
                             struct error *error);
 /* Whether every rank has an accelerator that no other rank has; collective. */

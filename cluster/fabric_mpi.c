@@ -1,6 +1,6 @@
 /* Ranks are processes that mpirun or srun started. MPI's blocking calls spin a core, so nothing
  * between open and close blocks in MPI: requests are tested, with a back-off that first yields and
- * then sleeps. */
+ * then sleeps. What blocks in open and close has a deadline. */
 #include "cluster/fabric_mpi.h"
 
 #include <pthread.h>
@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cluster/deadline.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 
@@ -269,9 +270,11 @@ static void mpi_close(struct fabric *fabric)
 {
     struct fabric_mpi *end = (struct fabric_mpi *)fabric;
     mpi_watch_close(end); /* all ranks come here, or the watch ends all */
+    struct deadline *deadline = deadline_begin(end->close_timeout, "part");
     communicators_close(end);
     memory_give(end);
     library_stop();
+    deadline_end(deadline);
 }
 
 static const struct fabric_ops mpi_ops = {
@@ -295,14 +298,12 @@ static enum status world_check(const struct fabric_options *options, int *rank, 
                      size, size == 1 ? "" : "s", mesh.tensor, mesh.context, mesh.pipeline, wanted);
 }
 
-enum status fabric_open_mpi(const struct fabric_options *options, struct fabric **fabric,
+static enum status end_open(struct fabric_mpi *end, const struct fabric_options *options,
                             struct error *error)
 {
-    struct fabric_mpi *end = calloc(1, sizeof *end);
-    if (end == NULL)
-        return error_set(error, STATUS_NO_MEMORY, "no memory for a fabric");
-    end->bytes = end->beats = MPI_COMM_NULL;
     int rank = 0;
+    end->bytes = end->beats = MPI_COMM_NULL;
+    end->close_timeout = options->close_timeout > 0 ? options->close_timeout : 30;
     enum status status = library_start(error);
     if (status == STATUS_OK)
         status = world_check(options, &rank, error);
@@ -314,10 +315,40 @@ enum status fabric_open_mpi(const struct fabric_options *options, struct fabric 
         status = communicators_open(end, error);
     if (status == STATUS_OK)
         status = mpi_watch_open(end, options, error);
+    return status;
+}
+
+/* The other ranks are, or soon will be, in a collective that this one does not come to. */
+static void end_others(enum status status, const struct error *error)
+{
+    int started = 0, size = 1;
+    MPI_Initialized(&started);
+    if (started)
+        MPI_Comm_size(MPI_COMM_WORLD, &size);
+    if (size == 1)
+        return;
+    log_error("%s", error->text);
+    mpi_end_all(status_exit_code(status));
+}
+
+enum status fabric_open_mpi(const struct fabric_options *options, struct fabric **fabric,
+                            struct error *error)
+{
+    double seconds = options->open_timeout > 0 ? options->open_timeout : 120;
+    struct deadline *deadline = deadline_begin(seconds, "meet");
+    struct fabric_mpi *end = calloc(1, sizeof *end);
+    if (deadline == NULL || end == NULL) {
+        deadline_end(deadline);
+        free(end);
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a fabric");
+    }
+    enum status status = end_open(end, options, error);
+    deadline_end(deadline);
     if (status == STATUS_OK) {
         *fabric = &end->core.door;
         return STATUS_OK;
     }
+    end_others(status, error);
     communicators_close(end);
     memory_give(end);
     library_stop();

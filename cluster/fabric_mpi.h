@@ -21,6 +21,7 @@ struct fabric_mpi {
     MPI_Status *statuses;    /* [2 world] */
     struct mpi_line *lines;  /* [world] by peer */
     int *pidfds;             /* [world] processes of this host, -1 for others */
+    double close_timeout;    /* seconds */
     bool condemned;          /* by this rank's watch; its thread's own */
 };
 

@@ -3,6 +3,7 @@
  *   kill R    rank R kills itself                   exit R    rank R exits without closing
  *   slow R    rank R stays in its step              abort R   rank R aborts
  *   between R rank R does not take the next step    linger R  rank R does not close
+ *   absent R  rank R does not open                  mesh R    rank R asks for another mesh
  *   load R    rank R does not end loading           creep R   the same, but it makes progress
  *   idle      followers await a step; little CPU is used
  * A third argument `nccl` sums on GPUs, one a rank: what waits for a lost rank is then a kernel. */
@@ -162,7 +163,12 @@ int main(int argc, char **argv)
         .step_timeout = 3,
         .load_timeout = 2,
         .close_timeout = 3,
+        .open_timeout = is(fault, "absent") ? 2 : 30,
     };
+    if (rank == culprit && is(fault, "absent"))
+        clock_sleep(FOREVER * CLOCK_SECOND);
+    if (rank == culprit && is(fault, "mesh"))
+        options.mesh.pipeline = 2;
     struct fabric *fabric;
     struct error error = {.status = STATUS_OK};
     enum status status = fabric_open_mpi(&options, &fabric, &error);

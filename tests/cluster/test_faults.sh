@@ -52,4 +52,6 @@ expect "a follower does not end loading" other 2 "rank 1 stalled while loading" 
 expect "a follower loads long" 0 1 "rank 2 of 3" creep 1
 expect "a follower does not close" other 2 "rank 2 stalled after step 20 \(the others" linger 2
 expect "rank 0 does not close" other 2 "rank 0 stalled after step 20 \(the others" linger 0
+expect "a follower does not come" other 1 "the ranks did not meet within" absent 1
+expect "a follower has other options" 2 1 "launcher started 3 ranks, .* needs 6" mesh 1
 exit $failures

@@ -1,13 +1,17 @@
-/* The watch: whom it names, and in what order a verdict is logged, told and carried out. */
+/* The watch: whom it names, in what order a verdict is logged, told and carried out, and the
+ * deadline of what it does not see. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#include "cluster/deadline.h"
 #include "cluster/watch.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
@@ -284,6 +288,40 @@ static void follower_logs_then_answers(void **state)
     assert_int_equal(atomic_load(&fake.verdicts_told), 0);
 }
 
+/* ---- deadline ------------------------------------------------------------------------------- */
+
+static int exit_code_of(void (*run)(void))
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        run();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void expire(void)
+{
+    deadline_begin(0.05, "meet");
+    clock_sleep(60 * CLOCK_SECOND);
+}
+
+static void keep(void)
+{
+    struct deadline *deadline = deadline_begin(60, "meet");
+    deadline_end(deadline);
+    deadline_end(NULL);
+}
+
+static void deadline_ends_the_process(void **state)
+{
+    (void)state;
+    assert_int_equal(exit_code_of(keep), 0);
+    assert_int_equal(exit_code_of(expire), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +333,7 @@ int main(void)
         cmocka_unit_test(verdict_is_logged_told_and_answered),
         cmocka_unit_test(verdict_waits_three_ticks_for_answers),
         cmocka_unit_test(follower_logs_then_answers),
+        cmocka_unit_test(deadline_ends_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
