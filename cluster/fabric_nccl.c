@@ -288,6 +288,13 @@ static void *poll_main(void *context)
             fail(end, which, result);
         pthread_mutex_unlock(&end->lock);
     }
+    /* Whoever ended the job: kernels that wait for a rank that is gone end now, and with them this
+     * rank's waits for the device. */
+    if (nccl_is_over(end)) {
+        pthread_mutex_lock(&end->lock);
+        nccl_groups_abort(end);
+        pthread_mutex_unlock(&end->lock);
+    }
     return NULL;
 }
 
