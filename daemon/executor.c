@@ -36,7 +36,8 @@ struct executor {
     struct error failure;          /* under lock; STATUS_OK while all is well */
 };
 
-/* Starts a step from its bytes. */
+/* Starts a step from its bytes. Rank 0 publishes it within the step: a rank that does not take it
+ * is then the watch's to find. */
 static enum status step_start(struct stage *stage, struct fabric *fabric,
                               const struct step_shape *shape, const void *bytes, size_t length,
                               struct error *error)
@@ -45,8 +46,11 @@ static enum status step_start(struct stage *stage, struct fabric *fabric,
     enum status status = step_decode(shape, bytes, length, &step, error);
     if (status == STATUS_OK) {
         fabric_step_begin(fabric, step.number);
-        status = stage_submit(stage, &step, error);
+        if (fabric->rank == 0)
+            status = fabric->ops->publish(fabric, bytes, length);
     }
+    if (status == STATUS_OK)
+        status = stage_submit(stage, &step, error);
     if (status != STATUS_OK)
         error_set(error, status, "a step failed: %s", status_name(status));
     return status;
@@ -69,12 +73,8 @@ static struct slot *slot_at(struct executor *executor, uint64_t number)
 
 static void start_slot(struct executor *executor, struct slot *slot, struct error *error)
 {
-    struct fabric *fabric = executor->fabric;
-    enum status status = fabric->ops->publish(fabric, slot->bytes, slot->length);
-    if (status != STATUS_OK)
-        error_set(error, status, "publishing a step: %s", status_name(status));
-    else
-        step_start(executor->stage, fabric, &executor->shape, slot->bytes, slot->length, error);
+    step_start(executor->stage, executor->fabric, &executor->shape, slot->bytes, slot->length,
+               error);
 }
 
 /* Whether the step of that number was submitted; `wait`: sleeps until it was or closing began. */

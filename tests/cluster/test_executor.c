@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -15,6 +16,7 @@
 #include "daemon/executor.h"
 
 enum { WORLD = 3, MAX_ROWS = 5, BYTES_MAX = 64, DEPTH = 3 };
+enum { ALARM_SECONDS = 60 };
 enum { DO_RUN, DO_FAIL_ON_1, DO_FAIL_ON_0, DO_BAD_BYTES };
 
 struct stage {
@@ -108,6 +110,7 @@ struct cluster {
     enum status served[WORLD];
     struct error errors[WORLD];
     struct executor *executor;
+    int following;
     atomic_int running;
 };
 
@@ -127,16 +130,18 @@ static void *follow(void *context)
     return NULL;
 }
 
-static struct cluster *cluster_open(void)
+/* Ranks from `following` on do not serve. */
+static struct cluster *cluster_open_part(int following, double step_timeout)
 {
     struct cluster *cluster = calloc(1, sizeof *cluster);
-    struct fabric_options options = {.mesh = {WORLD, 1, 1}};
+    struct fabric_options options = {.mesh = {WORLD, 1, 1}, .step_timeout = step_timeout};
     struct error error = {.status = STATUS_OK};
     assert_int_equal(fabric_open_threads(&options, cluster->fabrics, &error), STATUS_OK);
     for (int rank = 0; rank < WORLD; rank++)
         cluster->stages[rank] =
             (struct stage){.fabric = cluster->fabrics[rank], .running = &cluster->running};
-    for (int rank = 1; rank < WORLD; rank++) {
+    cluster->following = following;
+    for (int rank = 1; rank < following; rank++) {
         struct follower *follower = malloc(sizeof *follower);
         *follower = (struct follower){cluster, rank};
         assert_int_equal(pthread_create(&cluster->threads[rank], NULL, follow, follower), 0);
@@ -146,10 +151,15 @@ static struct cluster *cluster_open(void)
     return cluster;
 }
 
+static struct cluster *cluster_open(void)
+{
+    return cluster_open_part(WORLD, 0);
+}
+
 static void cluster_close(struct cluster *cluster)
 {
     executor_close(cluster->executor);
-    for (int rank = 1; rank < WORLD; rank++)
+    for (int rank = 1; rank < cluster->following; rank++)
         pthread_join(cluster->threads[rank], NULL);
     for (int rank = 0; rank < WORLD; rank++)
         fabric_close(cluster->fabrics[rank]);
@@ -282,6 +292,25 @@ static void bad_bytes_end_all(void **state)
     free(cluster);
 }
 
+/* Followers that are stuck between steps never take the next: the watch ends the job. */
+static void step_not_taken(void **state)
+{
+    (void)state;
+    struct cluster *cluster = cluster_open_part(1, 0.3);
+    struct sample_result results[MAX_ROWS];
+    struct error error = {.status = STATUS_OK};
+    int rows = -1;
+    unsigned logged = log_errors();
+    alarm(ALARM_SECONDS); /* without a verdict the publish has no end */
+    assert_int_equal(submit(cluster, 1, 2, DO_RUN), STATUS_OK);
+    assert_int_equal(executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error),
+                     STATUS_ABORTED);
+    cluster_close(cluster);
+    alarm(0);
+    assert_int_equal(log_errors(), logged + 1);
+    free(cluster);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -291,6 +320,7 @@ int main(void)
         cmocka_unit_test(follower_fails),
         cmocka_unit_test(rank_0_fails),
         cmocka_unit_test(bad_bytes_end_all),
+        cmocka_unit_test(step_not_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
