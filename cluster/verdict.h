@@ -23,6 +23,7 @@ enum verdict_kind {
 
 enum phase { PHASE_IDLE, PHASE_LOADING, PHASE_STEP };
 
+/* Phase and step are those of the rank's last beat. */
 struct verdict {
     int32_t kind;
     int32_t rank;

@@ -46,10 +46,7 @@ static enum status run_first(const struct settings *settings, struct fabric *fab
 
 enum status local_run(const struct settings *settings, struct error *error)
 {
-    struct fabric_options options = {
-        .heartbeat_timeout = settings->heartbeat_timeout,
-        .step_timeout = settings->step_timeout,
-    };
+    struct fabric_options options = rank_fabric_options(settings);
     int tensor = settings->tensor > 0 ? settings->tensor : 1;
     int64_t ranks = (int64_t)tensor * settings->pipeline * settings->context;
     if (ranks > 64)

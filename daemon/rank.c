@@ -127,6 +127,17 @@ static bool means_cuda(const struct settings *settings)
     return strcmp(settings->device, "cuda") == 0;
 }
 
+/* A full step of the 4B takes a second or two on a GPU, a minute or two on one core of a cpu, and
+ * grows with its tokens. */
+static double step_timeout_of(const struct settings *settings, bool cuda)
+{
+    if (settings->step_timeout > 0)
+        return settings->step_timeout;
+    int tokens = capacity_limits(settings, cuda, 0).max_num_batched_tokens;
+    double share = tokens / (cuda ? 8192.0 : 512.0);
+    return (cuda ? 30 : 300) * (share > 1 ? share : 1);
+}
+
 /* Whether ranks of this mesh would meet over NCCL, when each has a GPU. */
 static bool means_nccl(const struct settings *settings, struct mesh mesh)
 {
@@ -177,15 +188,21 @@ static enum status agree(const struct rank *rank, struct error *error)
 
 /* ---- fabric and device -------------------------------------------------------------------- */
 
+struct fabric_options rank_fabric_options(const struct settings *settings)
+{
+    return (struct fabric_options){
+        .heartbeat_timeout = settings->heartbeat_timeout,
+        .step_timeout = settings->step_timeout,
+        .load_timeout = settings->load_timeout,
+    };
+}
+
 static enum status open_fabric(const struct settings *settings, struct rank *rank,
                                struct error *error)
 {
     int size, own, local;
     launcher_world(&size, &own, &local);
-    struct fabric_options options = {
-        .heartbeat_timeout = settings->heartbeat_timeout,
-        .step_timeout = settings->step_timeout,
-    };
+    struct fabric_options options = rank_fabric_options(settings);
     enum status status = capacity_mesh(settings, size, &options.mesh, error);
     if (status != STATUS_OK)
         return status;
@@ -245,7 +262,7 @@ static enum status attach_fabric(const struct settings *settings, struct rank *r
                 : fabric_attach(rank->fabric, &memory);
 }
 
-static enum status check_place(const struct settings *settings, const struct rank *rank,
+static enum status check_place(const struct settings *settings, struct rank *rank,
                                struct error *error)
 {
     struct capacity_place place = {.cuda = on_cuda(rank),
@@ -294,20 +311,29 @@ static enum status memory_limit(const struct settings *settings, struct rank *ra
 
 /* ---- all of it ---------------------------------------------------------------------------- */
 
-/* A line every few seconds while weights are read. */
+struct progress {
+    struct fabric *fabric;
+    int64_t next; /* when to log */
+};
+
+/* A mark for the watch, and a line every few seconds while weights are read. */
 static void report_progress(void *context, uint64_t done, uint64_t total)
 {
-    int64_t *next = context;
-    if (clock_now() < *next)
+    struct progress *progress = context;
+    fabric_load_mark(progress->fabric);
+    if (clock_now() < progress->next)
         return;
-    *next = clock_now() + 2 * CLOCK_SECOND;
+    progress->next = clock_now() + 2 * CLOCK_SECOND;
     log_info("loading: %.1f of %.1f GB (%.0f %%)", (double)done * 1e-9, (double)total * 1e-9,
              total ? 100.0 * (double)done / (double)total : 100.0);
 }
 
-static enum status open_stage(struct rank *rank, struct error *error)
+static enum status open_stage(const struct settings *settings, struct rank *rank,
+                              struct error *error)
 {
-    int64_t started = clock_now(), next = started + CLOCK_SECOND;
+    (void)settings;
+    int64_t started = clock_now();
+    struct progress progress = {rank->fabric, started + CLOCK_SECOND};
     struct stage_options options = {
         .plan = rank->plan,
         .checkpoint = rank->checkpoint,
@@ -316,7 +342,7 @@ static enum status open_stage(struct rank *rank, struct error *error)
         .fabric = rank->fabric,
         .limit = rank->limit,
         .progress = report_progress,
-        .progress_context = &next,
+        .progress_context = &progress,
     };
     enum status status = stage_open(&options, &rank->stage, error);
     if (status == STATUS_OK)
@@ -326,27 +352,12 @@ static enum status open_stage(struct rank *rank, struct error *error)
     return status;
 }
 
-static enum status open_parts(const struct settings *settings, struct rank *rank,
-                              struct error *error)
+/* The least limit of all ranks makes the plan, and all agree on it. */
+static enum status open_plan(const struct settings *settings, struct rank *rank,
+                             struct error *error)
 {
-    enum status status = STATUS_OK;
-    if (rank->fabric == NULL)
-        status = open_fabric(settings, rank, error);
-    if (status == STATUS_OK)
-        status = open_device(settings, rank, error);
-    if (status == STATUS_OK)
-        status = attach_fabric(settings, rank, error);
-    if (status == STATUS_OK)
-        status = check_place(settings, rank, error);
-    if (status == STATUS_OK)
-        status = open_model(settings, rank, error);
-    if (status == STATUS_OK)
-        status = open_tokenizer(settings, rank, error);
-    if (status == STATUS_OK)
-        status = open_checkpoint(settings, rank, error);
     uint64_t memory = 0;
-    if (status == STATUS_OK)
-        status = memory_limit(settings, rank, &memory, error);
+    enum status status = memory_limit(settings, rank, &memory, error);
     if (status == STATUS_OK)
         status = plan_make(&rank->model, rank->fabric->mesh,
                            capacity_limits(settings, on_cuda(rank), memory),
@@ -356,12 +367,32 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
     if (rank->fabric->rank == 0)
         warn_length(rank->plan);
     plan_step_shape(rank->plan, &rank->shape);
-    status = agree(rank, error);
-    if (status == STATUS_OK)
-        status = open_stage(rank, error);
-    if (status == STATUS_OK && rank->fabric->ops->barrier(rank->fabric) != STATUS_OK)
-        status = error_set(error, STATUS_PEER_LOST, "a rank was lost while loading");
-    return status;
+    return agree(rank, error);
+}
+
+/* Each is progress to the watch, which names a rank that makes none. */
+static enum status open_parts(const struct settings *settings, struct rank *rank,
+                              struct error *error)
+{
+    typedef enum status open_part(const struct settings *, struct rank *, struct error *);
+    static open_part *const parts[] = {open_device,    attach_fabric,   check_place, open_model,
+                                       open_tokenizer, open_checkpoint, open_plan,   open_stage};
+    enum status status = STATUS_OK;
+    if (rank->fabric == NULL)
+        status = open_fabric(settings, rank, error);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && status == STATUS_OK; i++) {
+        fabric_load_mark(rank->fabric);
+        status = parts[i](settings, rank, error);
+    }
+    if (status != STATUS_OK)
+        return status;
+    if (rank->fabric->ops->barrier(rank->fabric) != STATUS_OK)
+        return error_set(error, STATUS_PEER_LOST, "a rank was lost while loading");
+    double seconds = step_timeout_of(settings, on_cuda(rank));
+    log_debug("a step of more than %.0f s is a stall", seconds);
+    fabric_limit_steps(rank->fabric, seconds);
+    fabric_load_end(rank->fabric);
+    return STATUS_OK;
 }
 
 enum status rank_open(const struct settings *settings, struct fabric *fabric, struct rank *rank,

@@ -25,6 +25,9 @@ struct rank {
 /* --plan: the plan alone, for any mesh, without device, fabric or weights. */
 enum status rank_print_plan(const struct settings *settings, struct error *error);
 
+/* Its mesh is not set. */
+struct fabric_options rank_fabric_options(const struct settings *settings);
+
 /* Opens all of it, on `fabric` or, when that is NULL, on the one that settings and launcher ask
  * for; the rank owns it either way. On failure everything is closed again and the other ranks were
  * told. */

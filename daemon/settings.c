@@ -33,8 +33,10 @@ static const struct option_entry entries[] = {
      "ranks that share one prompt's tokens (more than 1 is not served yet)", 1, 4096, NULL, AT(context)},
     {"heartbeat-timeout", NULL, OPTION_DOUBLE, "5", "SECONDS",
      "a rank without a sign of life for this long ends the job", 0.2, 3600, NULL, AT(heartbeat_timeout)},
-    {"step-timeout", NULL, OPTION_DOUBLE, "300", "SECONDS",
-     "a rank in one step for this long ends the job", 1, 86400, NULL, AT(step_timeout)},
+    {"step-timeout", NULL, OPTION_DOUBLE, "0", "SECONDS",
+     "a rank in one step for this long ends the job; 0: 30 on cuda, 300 on the cpu, more where max-num-batched-tokens is above its default", 0, 86400, NULL, AT(step_timeout)},
+    {"load-timeout", NULL, OPTION_DOUBLE, "600", "SECONDS",
+     "a rank that loads without progress for this long ends the job", 1, 86400, NULL, AT(load_timeout)},
 
     {"max-model-len", NULL, OPTION_INT, "0", "TOKENS",
      "longest sequence, prompt and output; 0: the model's max_position_embeddings", 0, 1 << 30, NULL, AT(max_model_len)},

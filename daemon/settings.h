@@ -15,7 +15,7 @@ struct settings {
     /* cluster */
     const char *device, *fabric;
     int tensor, pipeline, context;
-    double heartbeat_timeout, step_timeout;
+    double heartbeat_timeout, step_timeout, load_timeout;
     /* capacity */
     int max_model_len, max_num_seqs, max_num_batched_tokens, block_size, max_queued_requests;
     uint64_t kv_blocks, memory;

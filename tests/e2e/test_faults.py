@@ -1,6 +1,7 @@
 """Ranks that die or hang under a live stream: the whole job ends within seconds, the client's stream
 ends, and the log names the rank."""
 
+import os
 import re
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 
 import grpc
 import pytest
-from conftest import DEMO
+from conftest import BINARY, DEMO, TINY
 
 
 def rank_pids(daemon):
@@ -35,10 +36,11 @@ def alive(pid):
 @pytest.mark.parametrize("fault,victim", [
     (signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1), (signal.SIGSTOP, 2)])
 def test_rank_fault(pb, start, fault, victim):
-    daemon = start("--device", "cpu", "--tp", "2", "--pp", "2", "--heartbeat-timeout", "1",
+    daemon = start("--device", "cpu", "--tp", "2", "--pp", "2", "--heartbeat-timeout", "2",
                    model=DEMO, ranks=4)
     pids = {own_rank(pid): pid for pid in rank_pids(daemon)}
     assert sorted(pids) == [0, 1, 2, 3]
+    time.sleep(0.5)  # every rank's beat has told of the warm-up's steps
     with daemon.channel() as channel:
         stub = pb.GenerationStub(channel)
         stream = stub.Generate(pb.GenerateRequest(text="Once", max_new_tokens=2000, ignore_eos=True),
@@ -59,18 +61,41 @@ def test_rank_fault(pb, start, fault, victim):
         assert time.monotonic() < end, "a rank outlived mpirun"
         time.sleep(0.1)
     if fault == signal.SIGSTOP:
-        assert re.search(rf"rank {victim} stalled in step \d+", daemon.text()), daemon.text()
+        assert re.search(rf"rank {victim} stalled (in|after) step \d+", daemon.text()), daemon.text()
 
 
-def test_ranks_with_different_models_refuse(start):
-    """Each rank reads its own options: rank 1 is given another model."""
-    import os
-    from conftest import BINARY, TINY
-
-    command = ["mpirun", "--oversubscribe", "-n", "1", BINARY, "--model", str(DEMO), "--device", "cpu",
-               "--port", "0", ":", "-n", "1", BINARY, "--model", str(TINY), "--device", "cpu", "--port", "0"]
+def run_pair(*options):
+    """Two ranks, each with its own options, until they end."""
+    command = ["mpirun", "--oversubscribe"]
+    for own in options:
+        command += ["-n", "1", BINARY, "--device", "cpu", "--port", "0", *own, ":"]
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1",
                    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command[:-1], capture_output=True, text=True, timeout=60, env=environment)
+
+
+def test_ranks_with_different_models_refuse():
+    result = run_pair(["--model", str(DEMO)], ["--model", str(TINY)])
     assert result.returncode != 0
     assert "rank 1" in result.stderr and "differ" in result.stderr, result.stderr
+
+
+def test_impossible_options_of_one_rank_are_code_2():
+    wrong = ["--model", str(TINY), "--model-config", "jet-nemotron-2b"]
+    result = run_pair(["--model", str(TINY)], wrong)
+    assert result.returncode == 2, result.stderr
+    assert "rank 1: --model and --model-config exclude each other" in result.stderr, result.stderr
+
+
+def test_ranks_that_wait_for_each_other_while_loading():
+    """Rank 0 compares devices, which rank 1 was told not to."""
+    common = ["--model", str(TINY), "--load-timeout", "2"]
+    result = run_pair([*common, "--fabric", "auto"], [*common, "--fabric", "mpi"])
+    assert result.returncode != 0
+    assert re.search(r"rank \d stalled while loading \(no progress", result.stderr), result.stderr
+
+
+def test_limit_on_steps_follows_device_and_tokens(start):
+    daemon = start("--device", "cpu", "--max-num-batched-tokens", "1024", "--log-level", "debug")
+    assert "a step of more than 600 s is a stall" in daemon.text(), daemon.text()
+    assert daemon.stop() == 0
