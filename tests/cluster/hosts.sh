@@ -1,6 +1,7 @@
 #!/bin/sh
 # hosts.sh up N | down N | rsh HOST COMMAND... : N emulated hosts jet1 .. jetN, each a network and UTS
-# namespace on one bridge; `rsh` is the agent that mpirun starts its daemons with.
+# namespace on one bridge, whose names are fixed: the caller sees to it that no other uses them.
+# `rsh` is the agent that mpirun starts its daemons with.
 set -e
 network=10.78.0
 bridge=jetbr0
@@ -26,6 +27,8 @@ up)
     ;;
 down)
     for i in $(seq 1 "$2"); do
+        ip netns pids jet$i | xargs -r kill -9 || true
+        ip link del jetv$i || true # else it stays until the last process has ended
         ip netns del jet$i || true
         rm -rf /etc/netns/jet$i
     done
