@@ -123,7 +123,7 @@ static bool all_agreed(const struct watch *watch, const struct verdict *verdict)
 {
     for (int i = 0; i < watch->peer_count; i++) {
         const struct peer *peer = &watch->peers[i];
-        if (!peer->left && !peer->last.agreed && peer->rank != verdict->rank)
+        if (!peer->last.agreed && peer->rank != verdict->rank)
             return false;
     }
     return true;
@@ -131,13 +131,15 @@ static bool all_agreed(const struct watch *watch, const struct verdict *verdict)
 
 /* Until every survivor has logged the verdict, three ticks at most: a launcher that saw a process
  * die ends the others a second later. Rank 0 spreads it; the others answer, or give those who judge
- * rank 0 for themselves the same time. */
+ * rank 0 for themselves the same time. Who left before still waits for rank 0 to leave. */
 static void spread(struct watch *watch, const struct verdict *verdict)
 {
     int64_t end = clock_now() + 3 * watch->tick;
     struct beat beat = own_beat(watch, false);
     struct verdict ignored;
     beat.agreed = 1;
+    for (int i = 0; i < watch->peer_count; i++)
+        watch->peers[i].left = watch->peers[i].told = false;
     if (watch->rank == 0)
         beat.verdict = *verdict;
     for (int64_t now = clock_now(); now < end; now = clock_now()) {

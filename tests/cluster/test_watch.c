@@ -183,10 +183,10 @@ static void held_up(void **state)
 
 /* Peers that beat, and answer a verdict where `answers`. */
 struct fake {
-    bool answers;
+    bool answers, left;     /* left: its one beat before the verdict is the leaving one */
     struct verdict verdict; /* rank 0's, to a follower */
     atomic_int verdicts_told, agreed_told, announced, ended;
-    atomic_bool told_first;
+    atomic_bool told_first, answered;
     char text[160];
     int64_t announced_at, ended_at;
 };
@@ -207,13 +207,16 @@ static bool fake_tell(void *context, int peer, const struct beat *beat)
 static bool fake_hear(void *context, int peer, struct beat *beat)
 {
     struct fake *fake = context;
-    static _Thread_local bool again; /* one beat a turn and peer */
-    again = !again;
+    static _Thread_local bool again[3]; /* one beat a turn and peer */
+    again[peer] = !again[peer];
     *beat = (struct beat){.step = 7, .phase = PHASE_STEP, .seconds = 1};
+    beat->leaving = fake->left && peer == 1 && !atomic_load(&fake->announced);
     beat->agreed = fake->answers && atomic_load(&fake->verdicts_told) > 0;
     if (peer == 0)
         beat->verdict = fake->verdict;
-    return again;
+    if (again[peer] && peer == 1 && beat->agreed)
+        atomic_store(&fake->answered, true);
+    return again[peer];
 }
 
 static int fake_dead(void *context)
@@ -268,6 +271,15 @@ static void verdict_is_logged_told_and_answered(void **state)
     struct fake fake = {.answers = true};
     run_watch(&fake, 0);
     assert_in_range(atomic_load(&fake.verdicts_told), 2, 6); /* two peers, few rounds */
+}
+
+static void verdict_is_told_to_who_left(void **state)
+{
+    (void)state;
+    struct fake fake = {.answers = true, .left = true};
+    run_watch(&fake, 0);
+    assert_true(atomic_load(&fake.answered));
+    assert_in_range(atomic_load(&fake.verdicts_told), 2, 6);
 }
 
 static void verdict_waits_three_ticks_for_answers(void **state)
@@ -331,6 +343,7 @@ int main(void)
         cmocka_unit_test(closing),
         cmocka_unit_test(held_up),
         cmocka_unit_test(verdict_is_logged_told_and_answered),
+        cmocka_unit_test(verdict_is_told_to_who_left),
         cmocka_unit_test(verdict_waits_three_ticks_for_answers),
         cmocka_unit_test(follower_logs_then_answers),
         cmocka_unit_test(deadline_ends_the_process),
