@@ -104,12 +104,14 @@ void ref_convolution(const double *u, const double *kernels, int tokens, int cha
 static void delta_token(const double *q, const double *k, const double *v, double g, double beta,
                         int d_k, int d_v, double *state, double *out)
 {
+    double decay = exp(g);
+
     for (int j = 0; j < d_v; j++) {
         double known = 0.0, read = 0.0;
         for (int i = 0; i < d_k; i++)
-            known += exp(g) * state[i * d_v + j] * k[i];
+            known += decay * state[i * d_v + j] * k[i];
         for (int i = 0; i < d_k; i++) {
-            state[i * d_v + j] = exp(g) * state[i * d_v + j] + k[i] * beta * (v[j] - known);
+            state[i * d_v + j] = decay * state[i * d_v + j] + k[i] * beta * (v[j] - known);
             read += q[i] * state[i * d_v + j];
         }
         out[j] = read;

@@ -152,6 +152,35 @@ static void gemm_agrees_with_float64(void **state)
     }
 }
 
+/* What a back end may give its fast forms: aligned rows and whole tiles of columns at the models'
+ * depths, for few rows and for more. Wide ones give each of a GPU's multiprocessors more than one
+ * piece of the weights. */
+static void aligned_gemm_agrees_with_float64(void **state)
+{
+    static const struct {
+        int columns, depth;
+    } shapes[] = {{64, 2048},  {128, 4096}, {64, 8960},   {64, 11008},
+                  {4352, 512}, {4416, 384}, {2176, 2048}, {2240, 4096}};
+    static const int rows[] = {1, 2, 8, 9, 16, 64};
+    enum { SHAPES = sizeof(shapes) / sizeof(shapes[0]), NARROW = 4 };
+
+    (void)state;
+    for (int i = 0; i < SHAPES; i++) {
+        struct product p = random_product(64, shapes[i].columns, shapes[i].depth, false);
+        p.ld_x = p.depth;
+        p.ld_out = p.columns;
+        for (int n = 0; n < 6; n++) {
+            if (i >= NARROW && rows[n] != 1 && rows[n] != 9)
+                continue;
+            p.rows = rows[n];
+            p.biased = (i + n) % 2 == 0;
+            p.float_out = (i + n) % 3 == 0;
+            check_product(&p);
+        }
+        harness_sweep(NULL);
+    }
+}
+
 static void gemm_agrees_with_openblas(void **state)
 {
     struct product p = random_product(40, 130, 777, false);
@@ -463,6 +492,7 @@ int main(void)
         TEST(embedding_shards_sum_to_the_whole),
         TEST(gather_copies_rows),
         TEST(gemm_agrees_with_float64),
+        TEST(aligned_gemm_agrees_with_float64),
         TEST(gemm_agrees_with_openblas),
         TEST(gemm_row_has_the_same_bits_in_any_batch),
         TEST(gemm_column_has_the_same_bits_in_any_shard),
