@@ -232,9 +232,11 @@ bool attention_prefill_fits(const struct attention_op *op)
     const struct kv_cache *cache = &op->cache;
     bool rows = op->ld_q % 8 == 0 && aligned16(op->q) && aligned16(op->out) &&
                 aligned16(cache->data) && cache->head_dim == DIM && op->scale > 0.0f;
+    /* Every key that a query sees is in the ring: the ring holds the window, or all there is. */
+    bool held = op->window <= cache->ring || op->batch->max_context <= cache->ring;
     if (cache->ring > 0)
-        return rows && cache->ring >= 8 && op->window > 0 && op->window <= cache->ring &&
-               op->ld_kv % 8 == 0 && aligned16(op->k) && aligned16(op->v);
+        return rows && held && cache->ring >= 8 && op->window > 0 && op->ld_kv % 8 == 0 &&
+               aligned16(op->k) && aligned16(op->v);
     return rows && cache->block_tokens % PAGE == 0;
 }
 
