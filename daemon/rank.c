@@ -8,6 +8,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/capacity.h"
+#include "kernels/picks.h"
 
 /* ---- model -------------------------------------------------------------------------------- */
 
@@ -215,6 +216,13 @@ static enum status open_fabric(const struct settings *settings, struct rank *ran
                  : fabric_open_mpi(&options, &rank->fabric, error);
 }
 
+static const char *choices_file(const struct settings *settings, struct rank *rank)
+{
+    if (strcmp(settings->gemm_cache, "auto") == 0)
+        return picks_place(rank->choices, sizeof rank->choices);
+    return settings->gemm_cache[0] != '\0' ? settings->gemm_cache : NULL;
+}
+
 static enum status open_device(const struct settings *settings, struct rank *rank,
                                struct error *error)
 {
@@ -231,6 +239,7 @@ static enum status open_device(const struct settings *settings, struct rank *ran
     };
     int devices = rank->backend->devices != NULL ? rank->backend->devices() : 0;
     options.ordinal = devices > 0 ? local % devices : 0; /* more ranks than GPUs share them */
+    options.gemm_cache = devices > 0 ? choices_file(settings, rank) : NULL;
     enum status status = rank->backend->open(&options, &rank->device, error);
     if (status == STATUS_CONFIG && automatic) {
         log_info("no usable GPU (%s): running on the cpu", error->text);
@@ -328,6 +337,16 @@ static void report_progress(void *context, uint64_t done, uint64_t total)
              total ? 100.0 * (double)done / (double)total : 100.0);
 }
 
+static enum status prepare_stage(struct rank *rank, struct error *error)
+{
+    int64_t started = clock_now();
+    int choices;
+    enum status status = stage_prepare(rank->stage, &choices, error);
+    if (status == STATUS_OK && choices > 0)
+        log_info("chose %d products in %.1f s", choices, clock_seconds(clock_now() - started));
+    return status;
+}
+
 static enum status open_stage(const struct settings *settings, struct rank *rank,
                               struct error *error)
 {
@@ -349,7 +368,7 @@ static enum status open_stage(const struct settings *settings, struct rank *rank
         log_info("loaded %.2f GB of weights in %.1f s",
                  (double)rank->plan->rank[rank->fabric->rank].weight_bytes * 1e-9,
                  clock_seconds(clock_now() - started));
-    return status;
+    return status == STATUS_OK ? prepare_stage(rank, error) : status;
 }
 
 /* The least limit of all ranks makes the plan, and all agree on it. */

@@ -12,6 +12,7 @@ struct rank {
     const struct backend *backend;
     struct device *device;
     const char *folder; /* of the checkpoint; NULL: dummy weights of a built-in shape */
+    char choices[4096]; /* the file of the device's choices, when none was named */
     char found[4096];   /* the demo model's folder, when none was given */
     struct model_config model;
     struct tokenizer *tokenizer; /* rank 0 only; NULL: token ids alone */

@@ -58,6 +58,8 @@ static const struct option_entry entries[] = {
      "cpu: threads of one rank's arithmetic", 1, 1024, NULL, AT(threads)},
     {"batch-invariant", NULL, OPTION_FLAG, "false", NULL,
      "cuda: the same bits for a sequence in any batch, at some cost; not with 3 tensor ranks or more over nccl (always so on the cpu)", 0, 0, NULL, AT(batch_invariant)},
+    {"gemm-cache", NULL, OPTION_STRING, "auto", "FILE",
+     "cuda: keeps which products' algorithms were fastest, so that the next process need not time them and gives the same bits; auto: jetd/products in the user's cache folder, empty: none", 0, 0, NULL, AT(gemm_cache)},
 
     {"host", NULL, OPTION_STRING, "127.0.0.1", "ADDRESS",
      "address to listen on", 0, 0, NULL, AT(host)},

@@ -22,6 +22,7 @@ struct settings {
     double gpu_memory_utilization;
     int threads;
     bool batch_invariant;
+    const char *gemm_cache;
     /* service */
     const char *host;
     int port;

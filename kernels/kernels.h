@@ -42,6 +42,9 @@ struct device_options {
     int max_tokens;       /* the most tokens a step will carry: sizes private scratch */
     int max_sequences;    /* the most sequences in a step */
     bool batch_invariant; /* cuda: the same bits for a row in any batch, at a cost */
+    /* cuda: file of gemm_prepare's choices, read and written (picks.h); NULL: none. Outlives the
+     * device. */
+    const char *gemm_cache;
 };
 
 /* A ragged batch: sequences with different numbers of new tokens, packed without padding.
@@ -468,6 +471,11 @@ struct backend {
 
     /* Optional entries, NULL where a backend lacks them. */
     enum status (*sample)(struct device *, const struct sample_op *);
+    /* Before the first step: makes the choices that products of these shapes need, for every row
+     * count up to each op's rows, by running and timing them, so that no step has to. x, weight
+     * and out must be there; out is clobbered. *choices: how many were made. */
+    enum status (*gemm_prepare)(struct device *, const struct gemm_op *ops, int count,
+                                int *choices);
     /* Pinned host memory, for fetch. */
     enum status (*host_allocate)(struct device *, size_t bytes, void **memory);
     void (*host_release)(struct device *, void *memory);

@@ -35,6 +35,20 @@ const void *head_gather(struct stage *stage, const void *mine, size_t bytes, enu
 
 /* ---- phases of a tile ---------------------------------------------------------------------- */
 
+struct gemm_op head_product(const struct stage *stage)
+{
+    struct span all = sample_columns(stage), mine = stage->rank->vocab;
+    int hidden = stage->plan->model.hidden;
+    return (struct gemm_op){.columns = span_size(mine),
+                            .depth = hidden,
+                            .ld_x = hidden,
+                            .ld_out = span_size(all),
+                            .x = stage->scratch.head_normed,
+                            .weight = stage->weights.head,
+                            .out = stage->scratch.logits + mine.begin - all.begin,
+                            .float_out = true};
+}
+
 enum status logits_make(struct stage *stage, int first, int rows)
 {
     const struct backend *backend = stage->backend;
@@ -52,20 +66,13 @@ enum status logits_make(struct stage *stage, int first, int rows)
                                                                .x = s->head_rows,
                                                                .weight = stage->weights.final_norm,
                                                                .out = s->head_normed}));
-    struct span all = sample_columns(stage), mine = stage->rank->vocab;
-    size_t count = (size_t)rows * (size_t)span_size(all);
-    bool shared = span_size(all) != span_size(mine);
+    struct gemm_op op = head_product(stage);
+    size_t count = (size_t)rows * (size_t)op.ld_out;
+    bool shared = op.ld_out != op.columns;
     if (shared) /* the sum over tensor ranks, each with zeros for the others' columns */
         TRY(backend->zero(stage->device, s->logits, count * sizeof *s->logits));
-    TRY(backend->gemm(stage->device, &(struct gemm_op){.rows = rows,
-                                                       .columns = span_size(mine),
-                                                       .depth = m->hidden,
-                                                       .ld_x = m->hidden,
-                                                       .ld_out = span_size(all),
-                                                       .x = s->head_normed,
-                                                       .weight = stage->weights.head,
-                                                       .out = s->logits + mine.begin - all.begin,
-                                                       .float_out = true}));
+    op.rows = rows;
+    TRY(backend->gemm(stage->device, &op));
     return shared ? stage->fabric->ops->all_reduce(stage->fabric, AXIS_TENSOR, s->logits, count,
                                                    DTYPE_F32)
                   : STATUS_OK;

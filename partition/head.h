@@ -33,6 +33,8 @@ static inline const struct sample_row *tile_row(const struct tile *tile, int row
     return &tile->step->row[tile->first + row].sample;
 }
 
+/* The product that makes logits, without its rows. */
+struct gemm_op head_product(const struct stage *stage);
 /* s->logits = head(final norm(x[row_index[first ..]])) for `rows` rows. */
 enum status logits_make(struct stage *stage, int first, int rows);
 /* Host bytes of every tensor rank, rank by rank; NULL: the fabric failed. */

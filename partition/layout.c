@@ -175,22 +175,28 @@ static uint64_t mixer_bytes(const struct plan *plan, const struct rank_plan *ran
                                               : compose_jet_mixer_scratch(backend, &op, tokens);
 }
 
+int layout_projected(const struct plan *plan, const struct rank_plan *rank)
+{
+    uint64_t widest = 2 * (uint64_t)span_size(rank->columns);
+    if (rank->jet_layers > 0)
+        widest = wider(widest, layout_jet_columns(plan, rank).total);
+    if (rank->attn_layers + rank->swa_layers > 0)
+        widest = wider(widest, layout_attention_columns(plan, rank).total);
+    return (int)widest;
+}
+
 static void place_activations(const struct plan *plan, const struct rank_plan *rank,
                               struct region *r, struct stage_scratch *s)
 {
     const struct model_config *m = &plan->model;
     uint64_t act = dtype_size(plan->activation);
     uint64_t tokens = (uint64_t)plan->limits.max_num_batched_tokens;
-    uint64_t projected = 2 * (uint64_t)span_size(rank->columns);
+    uint64_t projected = (uint64_t)layout_projected(plan, rank);
     uint64_t mixed = (uint64_t)span_size(rank->columns);
-    if (rank->jet_layers > 0) {
-        projected = wider(projected, layout_jet_columns(plan, rank).total);
+    if (rank->jet_layers > 0)
         mixed = wider(mixed, span_size(rank->jet_heads) * m->jet_d_v);
-    }
-    if (rank->attn_layers + rank->swa_layers > 0) {
-        projected = wider(projected, layout_attention_columns(plan, rank).total);
+    if (rank->attn_layers + rank->swa_layers > 0)
         mixed = wider(mixed, span_size(rank->q_heads) * m->head_dim);
-    }
     s->x = region_take(r, tokens * (uint64_t)m->hidden, act);
     s->normed = region_take(r, tokens * (uint64_t)m->hidden, act);
     s->delta = region_take(r, tokens * (uint64_t)m->hidden, act);

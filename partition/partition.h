@@ -187,6 +187,9 @@ struct stage_options {
 enum status stage_open(const struct stage_options *options, struct stage **stage,
                        struct error *error);
 void stage_close(struct stage *stage);
+/* Before the first step, where steps must not wait for it: the back end chooses how the stage's
+ * products are computed, for any number of tokens. *choices: how many it made. */
+enum status stage_prepare(struct stage *stage, int *choices, struct error *error);
 
 enum { STAGE_DEPTH = 8 }; /* the most steps under way */
 

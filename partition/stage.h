@@ -77,6 +77,9 @@ enum status mlp_run(struct stage *stage, int index);
 /* dense.c: the products that every layer is made of. projected = normed W^T (+ bias), with
  * `columns` columns; then delta = mixed W^T, `depth` deep, summed over the tensor ranks. */
 enum status projection_run(struct stage *stage, const void *weight, const float *bias, int columns);
+struct gemm_op projection_product(const struct stage *stage, const void *weight, const float *bias,
+                                  int columns); /* without its rows; so below */
+struct gemm_op output_product(const struct stage *stage, const void *weight, int depth);
 enum status output_run(struct stage *stage, const void *weight, int depth);
 /* Sums delta over the tensor ranks. */
 enum status stage_reduce(struct stage *stage, void *data, uint64_t count);

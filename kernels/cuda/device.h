@@ -98,6 +98,8 @@ ENTRY(sample);
 #undef ENTRY
 enum status cuda_delta_recurrent(struct device *device, const struct delta_op *op);
 enum status cuda_delta_chunked(struct device *device, const struct delta_op *op);
+enum status cuda_gemm_prepare(struct device *device, const struct gemm_op *ops, int count,
+                              int *choices);
 size_t cuda_jet_mixer_scratch(const struct jet_mixer_op *shape, int max_tokens);
 
 #endif

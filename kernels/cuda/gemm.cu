@@ -1,35 +1,17 @@
 /* Matrix products: cuBLASLt where its alignment rules allow, or gemv.cu for few rows, whichever of
- * their algorithms is fastest for a shape class when timed at its first use. A class is the
- * weight's shape, the output's type and a range of row counts. */
-#include "kernels/cuda/gemm.h"
+ * their algorithms is fastest for a shape class when timed: before the first step
+ * (gemm_prepare.cu), or at its first use. A class is the weight's shape, the output's type and a
+ * range of row counts. */
+#include "kernels/cuda/gemm_plan.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-#include "kernels/cuda/lt.h"
-
-enum { PLANS = 512, CANDIDATES = 8, CANDIDATES_FEW = 24, ROUNDS = 3, WORKSPACE = 32 << 20 };
+enum { CANDIDATES = 8, CANDIDATES_FEW = 24, ROUNDS = 3, WORKSPACE = 32 << 20 };
 /* Few rows: the product is a stream of weights, and choices differ by how they cover its start and
  * end. */
 enum { ROWS_FEW = 128, ROUNDS_COLD = 6 };
 static const size_t COLD = 192 << 20; /* bytes of stand-in weights, more than any cache holds */
-
-struct plan {
-    int columns, depth, row_class;
-    bool float_out, bias;
-    bool usable, fused_bias;
-    int form; /* gemv.cu's; -1: the library's algorithm */
-    cublasLtMatmulAlgo_t algorithm;
-};
-
-struct gemm_context {
-    struct lt lt;
-    cublasLtHandle_t handle;
-    void *workspace;
-    char *cold; /* [COLD] stand-in weights */
-    cudaEvent_t begin, end;
-    int plans;
-    struct plan plan[PLANS];
-};
 
 /* One product, described to the library: column-major, so out^T = W x^T. */
 struct problem {
@@ -37,8 +19,7 @@ struct problem {
     cublasLtMatrixLayoutOpaque_t weight, x, out;
 };
 
-/* Powers of two, with one step between from 64 on. */
-static int row_class_of(int rows)
+int row_class_of(int rows)
 {
     int upper = 1;
     while (upper < rows && upper < 1 << 16)
@@ -213,12 +194,79 @@ static void plan_offer(const struct candidate *c, struct plan *plan, float *best
     *best = time;
 }
 
+struct pick pick_of(const struct plan *plan)
+{
+    struct pick pick = {};
+    pick.columns = plan->columns;
+    pick.depth = plan->depth;
+    pick.row_class = plan->row_class;
+    pick.float_out = plan->float_out;
+    pick.bias = plan->bias;
+    pick.form = plan->form;
+    if (plan->form < 0)
+        memcpy(pick.algorithm, &plan->algorithm, PICK_BYTES);
+    return pick;
+}
+
+/* What an earlier run chose, if it is one of today's candidates: a file is never trusted to
+ * describe an algorithm, only to point at one that the library has just offered. */
+static bool plan_recall(const struct gemm_context *gemm, const struct gemm_op *op,
+                        struct plan *plan, const cublasLtMatmulHeuristicResult_t *results,
+                        int found)
+{
+    static_assert(sizeof(cublasLtMatmulAlgo_t) == PICK_BYTES, "an algorithm is 64 bytes");
+    const struct pick like = pick_of(plan);
+    const struct pick *pick = gemm->picks != NULL ? picks_find(gemm->picks, &like) : NULL;
+    if (pick == NULL || plan->replaced)
+        return false;
+    plan->form = pick->form;
+    if (pick->form >= 0)
+        return plan->usable = pick->form < GEMV_FORMS && gemv_fits(op);
+    for (int i = 0; i < found && !plan->usable; i++)
+        if (memcmp(&results[i].algo, pick->algorithm, PICK_BYTES) == 0) {
+            plan->usable = true;
+            plan->algorithm = results[i].algo;
+        }
+    return plan->usable;
+}
+
+/* Where nothing can be timed: the first choice. */
+static void plan_guess(const struct gemm_op *op, struct plan *plan,
+                       const cublasLtMatmulHeuristicResult_t *results, int found)
+{
+    plan->usable = found > 0 || gemv_fits(op);
+    plan->form = gemv_fits(op) ? 0 : -1;
+    if (found > 0)
+        plan->algorithm = results[0].algo;
+}
+
+static void plan_time(struct device *device, const struct gemm_op *op, struct plan *plan,
+                      struct problem *problem, const cublasLtMatmulHeuristicResult_t *results,
+                      int found)
+{
+    float best = 0.0f;
+    for (int i = 0; i < found; i++) {
+        struct candidate candidate = {device, op, problem, &results[i].algo, -1};
+        plan_offer(&candidate, plan, &best);
+    }
+    float best_library = best;
+    for (int form = 0; form < GEMV_FORMS && gemv_fits(op); form++) {
+        struct candidate candidate = {device, op, problem, NULL, form};
+        plan_offer(&candidate, plan, &best);
+    }
+    plan->timed = plan->usable;
+    log_debug("cuda: gemm %d x %d x %d: %d candidates, %.1f us; form %d, %.1f us%s", op->rows,
+              op->columns, op->depth, found, (double)best_library, plan->form, (double)best,
+              plan->usable ? "" : ", own kernel");
+}
+
 static void plan_make(struct device *device, const struct gemm_op *op, struct plan *plan)
 {
     cublasLtMatmulHeuristicResult_t results[CANDIDATES_FEW];
     struct problem problem;
     int found = 0, most = op->rows <= ROWS_FEW ? CANDIDATES_FEW : CANDIDATES;
     plan->form = -1;
+    plan->usable = plan->timed = false;
     plan->fused_bias = op->bias != NULL;
     if (problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem))
         found = candidates_find(device->gemm, &problem, results, most);
@@ -227,32 +275,20 @@ static void plan_make(struct device *device, const struct gemm_op *op, struct pl
         if (problem_describe(&device->gemm->lt, op, false, &problem))
             found = candidates_find(device->gemm, &problem, results, most);
     }
-    float best = 0.0f, best_library = 0.0f;
-    if (device->recording) { /* nothing can be timed: the first choice */
-        plan->usable = found > 0 || gemv_fits(op);
-        plan->form = gemv_fits(op) ? 0 : -1;
-        if (found > 0)
-            plan->algorithm = results[0].algo;
+    if (plan_recall(device->gemm, op, plan, results, found))
         return;
-    }
-    for (int i = 0; i < found; i++) {
-        struct candidate candidate = {device, op, &problem, &results[i].algo, -1};
-        plan_offer(&candidate, plan, &best);
-    }
-    best_library = best;
-    for (int form = 0; form < GEMV_FORMS && gemv_fits(op); form++) {
-        struct candidate candidate = {device, op, &problem, NULL, form};
-        plan_offer(&candidate, plan, &best);
-    }
-    log_debug("cuda: gemm %d x %d x %d: %d candidates, %.1f us; form %d, %.1f us%s", op->rows,
-              op->columns, op->depth, found, (double)best_library, plan->form, (double)best,
-              plan->usable ? "" : ", own kernel");
+    plan->form = -1;
+    if (device->recording || device->gemm->hurried)
+        plan_guess(op, plan, results, found);
+    else
+        plan_time(device, op, plan, &problem, results, found);
 }
 
-static struct plan *plan_for(struct device *device, const struct gemm_op *op)
+struct plan *plan_for(struct device *device, const struct gemm_op *op, bool *made)
 {
     struct gemm_context *gemm = device->gemm;
     int row_class = row_class_of(op->rows);
+    *made = false;
     for (int i = 0; i < gemm->plans; i++) {
         struct plan *plan = &gemm->plan[i];
         if (plan->columns == op->columns && plan->depth == op->depth &&
@@ -269,15 +305,48 @@ static struct plan *plan_for(struct device *device, const struct gemm_op *op)
     plan->float_out = op->float_out;
     plan->bias = op->bias != NULL;
     plan_make(device, op, plan);
+    *made = true;
     return plan;
 }
 
-static bool library_fits(const struct device *device, const struct gemm_op *op)
+bool library_fits(const struct device *device, const struct gemm_op *op)
 {
     int unit = op->float_out ? 4 : 8;
     return !device->options.batch_invariant && op->depth % 8 == 0 && op->ld_x % 8 == 0 &&
            op->columns % 8 == 0 && op->ld_out % unit == 0 && aligned16(op->x) &&
            aligned16(op->weight) && aligned16(op->out);
+}
+
+/* *ran: false when the plan has nothing that takes these rows. */
+static enum status plan_run(struct device *device, const struct gemm_op *op,
+                            const struct plan *plan, bool *ran)
+{
+    struct problem problem;
+    *ran = plan->usable && plan->form >= 0 && gemv_fits(op);
+    if (*ran)
+        return gemv_run(device, op, plan->form);
+    *ran = plan->usable && plan->form < 0 &&
+           problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem) &&
+           problem_run(device, op, &problem, &plan->algorithm);
+    if (*ran && op->bias != NULL && !plan->fused_bias)
+        return gemm_bias(device, op);
+    return *ran ? launch_check("gemm") : STATUS_OK;
+}
+
+/* An algorithm may refuse row counts other than the one it was chosen with. The class then gets
+ * another, once; when that refuses too, our own kernel serves. */
+static bool plan_replace(struct device *device, const struct gemm_op *op, struct plan *plan)
+{
+    if (!plan->usable || plan->lost)
+        return false;
+    plan->lost = plan->replaced;
+    plan->replaced = true;
+    log_warning("cuda: gemm %d x %d x %d: the choice for up to %d rows refused: %s", op->rows,
+                op->columns, op->depth, plan->row_class,
+                plan->lost ? "the general kernel serves, slowly" : "choosing again");
+    if (!plan->lost)
+        plan_make(device, op, plan);
+    return !plan->lost;
 }
 
 enum status cuda_gemm(struct device *device, const struct gemm_op *op)
@@ -287,17 +356,13 @@ enum status cuda_gemm(struct device *device, const struct gemm_op *op)
         return status;
     if (!library_fits(device, op))
         return gemm_own(device, op);
-    struct plan *plan = plan_for(device, op);
-    struct problem problem;
-    if (plan != NULL && plan->usable && plan->form >= 0 && gemv_fits(op))
-        return gemv_run(device, op, plan->form);
-    if (plan == NULL || !plan->usable ||
-        !problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem) ||
-        !problem_run(device, op, &problem, &plan->algorithm))
-        return gemm_own(device, op);
-    if (op->bias != NULL && !plan->fused_bias)
-        return gemm_bias(device, op);
-    return launch_check("gemm");
+    bool made, ran = false;
+    struct plan *plan = plan_for(device, op, &made);
+    if (plan != NULL)
+        status = plan_run(device, op, plan, &ran);
+    if (status == STATUS_OK && !ran && plan != NULL && plan_replace(device, op, plan))
+        status = plan_run(device, op, plan, &ran);
+    return ran || status != STATUS_OK ? status : gemm_own(device, op);
 }
 
 enum status gemm_open(struct device *device, struct error *error)
@@ -334,6 +399,7 @@ void gemm_close(struct device *device)
     (void)cudaFree(gemm->cold);
     if (gemm->handle != NULL)
         (void)gemm->lt.destroy(gemm->handle);
+    free(gemm->picks);
     free(gemm);
     device->gemm = NULL;
 }

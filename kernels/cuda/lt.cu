@@ -22,6 +22,7 @@ enum status lt_load(struct lt *lt, struct error *error)
                          dlerror());
     bool found = lt_find(library, "cublasLtCreate", &lt->create) &&
                  lt_find(library, "cublasLtDestroy", &lt->destroy) &&
+                 lt_find(library, "cublasLtGetVersion", &lt->version) &&
                  lt_find(library, "cublasLtMatmul", &lt->matmul) &&
                  lt_find(library, "cublasLtMatmulDescInit_internal", &lt->desc_init) &&
                  lt_find(library, "cublasLtMatmulDescSetAttribute", &lt->desc_set) &&

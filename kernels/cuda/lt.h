@@ -10,6 +10,7 @@
 struct lt {
     decltype(&cublasLtCreate) create;
     decltype(&cublasLtDestroy) destroy;
+    decltype(&cublasLtGetVersion) version;
     decltype(&cublasLtMatmul) matmul;
     decltype(&cublasLtMatmulDescInit_internal) desc_init;
     decltype(&cublasLtMatmulDescSetAttribute) desc_set;

@@ -45,6 +45,7 @@ const struct backend backend_cuda = {
     .count = cuda_count,
     .remember = cuda_remember,
     .sample = cuda_sample,
+    .gemm_prepare = cuda_gemm_prepare,
     .host_allocate = device_host_allocate,
     .host_release = device_host_release,
     .fetch = device_fetch,

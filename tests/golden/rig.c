@@ -71,7 +71,9 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
                                     .device = rig->device,
                                     .fabric = fabric,
                                     .limit = config.vocab};
+    int choices;
     need(stage_open(&options, &rig->stage, &error), &error, "stage");
+    need(stage_prepare(rig->stage, &choices, &error), &error, "prepare");
     checkpoint_close(checkpoint);
     plan_step_shape(rig->plan, &rig->shape);
     rig->builder = step_builder_create(&rig->shape);

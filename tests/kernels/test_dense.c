@@ -1,7 +1,11 @@
 /* Embedding, matrix products, activations, norms, rotary embedding, gates. */
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cblas.h>
 
@@ -92,24 +96,30 @@ static struct product random_product(int rows, int columns, int depth, bool bias
     return p;
 }
 
-static float *run_product(const struct product *p)
+/* On the device. */
+static struct gemm_op product_op(const struct product *p)
 {
     size_t count = (size_t)p->rows * (size_t)p->ld_out;
-    void *out = p->float_out ? poison_raw(count * sizeof(float)) : poison(count);
 
-    MUST(h.backend->gemm(
-        h.device,
-        &(struct gemm_op){.rows = p->rows,
-                          .columns = p->columns,
-                          .depth = p->depth,
-                          .ld_x = p->ld_x,
-                          .ld_out = p->ld_out,
-                          .x = put(p->x, (size_t)p->rows * (size_t)p->ld_x),
-                          .weight = put(p->weight, (size_t)p->columns * (size_t)p->depth),
-                          .bias = p->biased ? put_floats(p->bias, (size_t)p->columns) : NULL,
-                          .out = out,
-                          .float_out = p->float_out}));
-    return p->float_out ? get_floats(out, count) : get(out, count);
+    return (struct gemm_op){.rows = p->rows,
+                            .columns = p->columns,
+                            .depth = p->depth,
+                            .ld_x = p->ld_x,
+                            .ld_out = p->ld_out,
+                            .x = put(p->x, (size_t)p->rows * (size_t)p->ld_x),
+                            .weight = put(p->weight, (size_t)p->columns * (size_t)p->depth),
+                            .bias = p->biased ? put_floats(p->bias, (size_t)p->columns) : NULL,
+                            .out = p->float_out ? poison_raw(count * sizeof(float)) : poison(count),
+                            .float_out = p->float_out};
+}
+
+static float *run_product(const struct product *p)
+{
+    struct gemm_op op = product_op(p);
+    size_t count = (size_t)p->rows * (size_t)p->ld_out;
+
+    MUST(h.backend->gemm(h.device, &op));
+    return p->float_out ? get_floats(op.out, count) : get(op.out, count);
 }
 
 static void check_product(const struct product *p)
@@ -179,6 +189,54 @@ static void aligned_gemm_agrees_with_float64(void **state)
         }
         harness_sweep(NULL);
     }
+}
+
+/* On a device of its own, which reads and writes the file of choices. */
+static float *run_prepared(const struct product *p, const char *file)
+{
+    struct device_options options = {
+        .threads = 1, .max_tokens = 4096, .max_sequences = 64, .gemm_cache = file};
+    struct device *shared = h.device;
+    struct error error = {0};
+    int choices, again;
+
+    assert_int_equal(h.kept_count, 0);
+    MUST(h.backend->open(&options, &h.device, &error));
+    struct gemm_op op = product_op(p);
+    MUST(h.backend->gemm_prepare(h.device, &op, 1, &choices));
+    MUST(h.backend->gemm_prepare(h.device, &op, 1, &again));
+    assert_true(choices > 0 && again == 0);
+    float *got = run_product(p);
+    while (h.kept_count > 0)
+        h.backend->release(h.device, h.kept[--h.kept_count]);
+    h.backend->close(h.device);
+    h.device = shared;
+    return got;
+}
+
+/* A second device finds the first one's choices in the file: it times nothing, so that the file
+ * stays the one it was, and gives the same bits. */
+static void choices_are_kept_between_devices(void **state)
+{
+    char folder[] = "/tmp/kernels_dense.XXXXXX", file[sizeof(folder) + 16];
+    struct stat first, second;
+
+    (void)state;
+    if (h.backend->gemm_prepare == NULL)
+        return;
+    assert_non_null(mkdtemp(folder));
+    snprintf(file, sizeof(file), "%s/products", folder);
+    struct product p = random_product(200, 2176, 2048, true);
+    p.ld_x = p.depth;
+    p.ld_out = p.columns;
+    float *one = run_prepared(&p, file);
+    assert_int_equal(stat(file, &first), 0);
+    float *other = run_prepared(&p, file);
+    assert_int_equal(stat(file, &second), 0);
+    assert_true(first.st_ino == second.st_ino);
+    assert_same_bits(one, other, 200 * 2176);
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static void gemm_agrees_with_openblas(void **state)
@@ -493,6 +551,7 @@ int main(void)
         TEST(gather_copies_rows),
         TEST(gemm_agrees_with_float64),
         TEST(aligned_gemm_agrees_with_float64),
+        TEST(choices_are_kept_between_devices),
         TEST(gemm_agrees_with_openblas),
         TEST(gemm_row_has_the_same_bits_in_any_batch),
         TEST(gemm_column_has_the_same_bits_in_any_shard),
