@@ -239,7 +239,12 @@ struct gated_norm_op {
 
 /* The whole jet mixer between the merged input projection and the output projection: head norms,
  * generator, convolution, gates, delta rule, gated norm. The default composes the entries above
- * (compose.c); a backend may fuse. */
+ * (compose.c); a backend may fuse.
+ *
+ * A backend may read the state before the entries ahead of the call have ended, since they make
+ * only the projections. So between two calls on one state, or after another entry that wrote it,
+ * there must be a transfer (upload, copy, zero) or the beginning of a replay, which wait for
+ * everything. Steps have their upload there. */
 struct jet_mixer_op {
     const struct ragged *batch;
     int heads, d_k, d_v, taps, generator; /* local heads; generator = R, columns of w1 */

@@ -41,7 +41,8 @@ __global__ __launch_bounds__(THREADS, 4) static void mixer_step_kernel(struct je
     const int row = t / 16, column = slab * COLUMNS + t % 16 * 4;
     float *state = op.state + (((int64_t)slot * op.heads + head) * D_K + row) * op.d_v + column;
 
-    /* The state waits for nobody: the kernels before this one make the token's projections. */
+    /* The state waits for nobody: the kernels before this one make the token's projections, and a
+     * transfer lies between two calls on one state (kernels.h). */
     launch_next();
     float4 s[ROWS];
 #pragma unroll

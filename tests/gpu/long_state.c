@@ -1,7 +1,8 @@
 /* The fp32 state of a jet mixer after 10,000 decoded tokens, one by one as a decode step runs them,
  * and in one chunked step, against float64. The generator's second matrix is zero, so that the
  * convolution's kernels are its bias exactly and nothing but fp32 arithmetic lies between the
- * inputs and the state. Shapes of the published models, one head. Exit code 77: no GPU. */
+ * inputs and the state. Shapes of the published models, one head: with JETD_TEST_FAST the form for
+ * few sequences, without it the form of a block a head. Exit code 77: no GPU. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,9 +100,13 @@ static void state_holds(int d_k)
     const struct ragged *whole = make_batch_at(&all, 1, slots + 1);
     void *projected = put(s.projected, (size_t)(TOKENS * s.ld));
     op.scratch = poison_raw(h.backend->jet_mixer_scratch(&op, TOKENS));
-    size_t element = dtype_size(h.backend->activation);
-    for (int t = 0; t < TOKENS; t++)
-        run(&op, t == 0 ? start : step, (char *)projected + (size_t)t * (size_t)s.ld * element);
+    size_t row = (size_t)s.ld * dtype_size(h.backend->activation);
+    void *token = poison((size_t)s.ld);
+    for (int t = 0; t < TOKENS; t++) {
+        /* A transfer, as kernels.h asks for between two calls on one state. */
+        MUST(h.backend->copy(h.device, token, (char *)projected + (size_t)t * row, row));
+        run(&op, t == 0 ? start : step, token);
+    }
     run(&op, whole, projected);
     reference(&s, wide);
     float *after = get_floats(state, 2 * held);
