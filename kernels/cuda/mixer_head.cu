@@ -1,6 +1,7 @@
 /* The decoding jet mixer for many sequences: a block owns a whole (sequence, head), its state
  * [d_k, 256] in registers: thread t has rows t/64 + 8i and columns 4(t%64) .. +3. Same arithmetic
- * as mixer_step.cu; one block's loads run while another's stores drain. */
+ * as mixer_step.cu. Of 105 registers (d_k 96: 89) x 512 threads one block fits a multiprocessor:
+ * the next block's loads begin when this one has issued its stores, and none run under its sums. */
 #include "kernels/cuda/mixer_step.cuh"
 #include "kernels/cuda/ptx.cuh"
 
