@@ -15,10 +15,11 @@ from service import DEMO, Daemon, need_gpu
 REQUESTS = 64
 
 
-def requests_make(vocab, longest):
-    """(prompt ids, new tokens, start delay): lengths from 1 to `longest`, chunk edges among them."""
+def requests_make(vocab, longest, beyond):
+    """(prompt ids, new tokens, start delay): lengths from 1 to `longest`, chunk edges among them,
+    and those in `beyond`."""
     rng = random.Random(5)
-    lengths = [1, 2, 15, 63, 64, 65, 127, 128, 129, 191, 257]
+    lengths = [1, 2, 15, 63, 64, 65, 127, 128, 129, 191, 257, *beyond]
     lengths += [rng.randint(1, longest) for _ in range(REQUESTS - len(lengths))]
     rng.shuffle(lengths)
     return [
@@ -43,9 +44,13 @@ def main():
     demo = name == "demo"
     model = ["--model", DEMO] if demo else ["--load-format", "dummy", "--model-config", name]
     options += ["--batch-invariant"] if invariant else []
-    requests = requests_make(4000 if demo else 150000, 400 if demo else 700)
+    # Longer sequences are allowed than any window, so that rings are as long as it; some prompts
+    # are longer than the window (demo: 128, 2B: 1152, 4B: 2048), one as long as it.
+    beyond = [] if demo else [1100, 1151, 1152, 1153, 1700, 2047, 2100, 3000]
+    requests = requests_make(4000 if demo else 150000, 400 if demo else 700, beyond)
     with Daemon(*model, "--max-num-seqs", REQUESTS, "--max-num-batched-tokens", 512,
-                "--max-model-len", 1024, "--gpu-memory-utilization", "0.25", *options) as daemon:  # fmt: skip
+                "--max-model-len", 2048 if demo else 4096, "--gpu-memory-utilization", "0.25",
+                *options) as daemon:  # fmt: skip
         started = time.time()
         alone = [daemon.greedy(ids, count) for ids, count, _ in requests]
         middle = time.time()

@@ -1,6 +1,9 @@
 #!/bin/bash
 # run.sh BUILD [PART ...]: the whole model on one GPU, and the kernels; a table last.
 #
+#   shapes    the kernels' fast forms against the cpu table, at the shapes they serve (shapes_check)
+#   kernels   every kernel test on cuda, fast and batch-invariant
+#   state     long_state: the fp32 state after 10,000 decoded tokens, fast and batch-invariant
 #   golden    fixtures through a stage: log-probabilities, greedy tokens, states, bits in any batch
 #   fixtures  fixtures and the demo model through the daemon
 #   oracle    2B and 4B shapes, a checkpoint of random weights, against oracle.py, in several ways
@@ -8,17 +11,26 @@
 #   repeat    the same logits from two processes
 #   batch     64 mixed requests alone and together: demo and 2B, with and without --batch-invariant
 #   cost      4B decode of 64 at 4K with and without --batch-invariant
-#   kernels   every kernel test on cuda
-#   sanitize  compute-sanitizer memcheck and racecheck over the kernel tests
+#   sanitize  compute-sanitizer memcheck and racecheck over the kernel tests and shapes_check
+#   races     racecheck over the kernel tests that outlast sanitize's clock
+#   bench     jetbench decode and prefill: the lines of ops/PERFORMANCE.md
+#   serve     jetbench serve with 256 streams, beside jetbench decode of as many sequences
 #
-# Without a part: all of them. 0: all passed; 77: no GPU; else something failed. Logs lie in $OUT
-# (default: a temporary folder), logits and weights (12 GB at most) in $SCRATCH (default: /tmp).
+# Without a part: all but races. `first` and `second` are the parts of one session on a GPU, most
+# important first, each within ten minutes: $TIME seconds (520 and 320), after which nothing begins.
+#
+# 0: all passed; 77: no GPU; else something failed or found no time. Logs lie in $OUT (default: a
+# temporary folder), logits and weights (12 GB at most) in $SCRATCH (default: /tmp).
 # SHAPES (default: jet-nemotron-2b jet-nemotron-4b) chooses what oracle and dummy run, MODELS (default: demo
-# jet-nemotron-2b) what batch runs.
+# jet-nemotron-2b) what batch runs, SANITIZE_SECONDS (40) and RACE_SECONDS (100) for how long.
 set -u
 build=$1
 shift
-parts=${*:-golden fixtures oracle dummy repeat batch cost kernels sanitize}
+parts=${*:-shapes kernels state golden fixtures oracle dummy repeat batch cost sanitize bench serve}
+case $parts in
+first) parts="small oracle repeat batch dummy cost" TIME=${TIME:-520} ;;
+second) parts="races bench serve" TIME=${TIME:-320} ;;
+esac
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$(mktemp -d)}
 scratch=$(mktemp -d -p "${SCRATCH:-/tmp}")
@@ -27,19 +39,45 @@ python=${JETD_PYTHON:-python3}
 export JETD_SOURCE=${JETD_SOURCE:-$(cd "$here/../.." && pwd)}
 export JETD_BINARY=${JETD_BINARY:-$build/daemon/jetd}
 export PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
+export XDG_CACHE_HOME=$scratch/cache # one file of choices for all that runs here, and no other
+mkdir -p "$XDG_CACHE_HOME"
+unset JETD_TEST_FAST
 shapes=${SHAPES:-jet-nemotron-2b jet-nemotron-4b}
-failures=0
-table=$out/table.txt
+ends=$(($(date +%s) + ${TIME:-1000000}))
+table=$out/table.txt failed=$out/failed.txt
 : >"$table"
+: >"$failed"
 
 if ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
     echo "no GPU: skipped"
     exit 77
 fi
 
+# line NAME TEXT: of the table.
+line() {
+    printf '%-36s %s\n' "$1" "$2" >>"$table"
+}
+
+fail() {
+    echo "$1" >>"$failed"
+}
+
+# limited SECONDS: as many, or what is left; 1: nothing is.
+limited() {
+    local left=$((ends - $(date +%s)))
+    echo $((left < $1 ? left : $1))
+    [ $left -ge 5 ]
+}
+
 # check NAME SECONDS command ...: a line with the verdict; the end of the log where it failed.
 check() {
-    name=$1 limit=$2
+    local name=$1 limit begin code verdict
+    if ! limit=$(limited "$2"); then
+        line "$name" "NOT RUN: no time left"
+        fail "$name"
+        : >"$out/$name.log"
+        return 1
+    fi
     shift 2
     begin=$(date +%s)
     timeout "$limit" "$@" >"$out/$name.log" 2>&1
@@ -47,9 +85,11 @@ check() {
     case $code in
     0) verdict=passed ;;
     77) verdict=skipped ;;
-    *) verdict="FAILED ($code)" failures=$((failures + 1)) ;;
+    124) verdict="FAILED: longer than $limit s" ;;
+    *) verdict="FAILED ($code)" ;;
     esac
-    printf '%-34s %s, %s s\n' "$name" "$verdict" "$(($(date +%s) - begin))" >>"$table"
+    line "$name" "$verdict, $(($(date +%s) - begin)) s"
+    case $verdict in FAILED*) fail "$name" ;; esac
     if [ "$verdict" != passed ]; then
         echo "---- $name"
         tail -25 "$out/$name.log" | cut -c1-300
@@ -62,6 +102,57 @@ say() {
     grep -E "$2" "$out/$1.log" | cut -c1-170 | sed 's/^/    /' >>"$table"
 }
 
+# beside FUNCTION ...: all at once; their lines stand together.
+beside() {
+    for each in "$@"; do
+        : >"$scratch/$each.table"
+        table=$scratch/$each.table "$each" &
+    done
+    wait
+    for each in "$@"; do
+        cat "$scratch/$each.table" >>"$table"
+    done
+}
+
+part_small() {
+    beside part_shapes kernels_fast kernels_invariant part_state part_golden part_fixtures
+}
+
+part_shapes() {
+    check shapes_check 120 "$build/tests/perf/shapes_check"
+    say shapes_check 'FAIL|failed'
+}
+
+kernels() {
+    local name test
+    for test in "$build"/tests/kernels/kernels_*; do
+        name=$(basename "$test")-$1
+        check "$name" 90 "$test"
+        say "$name" 'FAILED +]|drift|^ *max|worst'
+    done
+}
+
+kernels_fast() {
+    export JETD_TEST_DEVICE=cuda JETD_TEST_FAST=1
+    kernels fast
+}
+
+kernels_invariant() {
+    export JETD_TEST_DEVICE=cuda
+    kernels invariant
+}
+
+part_kernels() {
+    beside kernels_fast kernels_invariant
+}
+
+part_state() {
+    JETD_TEST_DEVICE=cuda JETD_TEST_FAST=1 check long_state-fast 90 "$build/tests/gpu/long_state"
+    say long_state-fast "^d_k"
+    JETD_TEST_DEVICE=cuda check long_state-invariant 90 "$build/tests/gpu/long_state"
+    say long_state-invariant "^d_k"
+}
+
 part_golden() {
     check golden 60 "$build/tests/gpu/golden_cuda" "$JETD_SOURCE/tests/data"
     say golden '^golden'
@@ -72,9 +163,9 @@ part_fixtures() {
     say fixtures 'relative error'
 }
 
-# against PART MODEL "oracle options" "jetd options" TOKENS:ROWS ...: dumps logits and compares them.
+# against PART SHAPE "oracle options" "jetd options" TOKENS:ROWS ...: dumps logits and compares them.
 against() {
-    name=$1-$2 model=$2 how=$3 options=$4
+    local name=$1-$2 how=$3 options=$4 prompt
     shift 4
     mkdir -p "$scratch/$name"
     # shellcheck disable=SC2086
@@ -91,25 +182,30 @@ against() {
 }
 
 # Every position of an odd prompt; then one longer than the window, its end alone.
-oracle() {
-    check "write-$1" 120 "$python" "$here/oracle.py" "$scratch/weights/$1" --write --config "$1" &&
-        against oracle "$1" "--config $scratch/weights/$1" "--model $scratch/weights/$1" 701:701 "$2"
-    rm -rf "$scratch/weights"
+prompts() {
+    case $1 in
+    *2b) echo 701:701 1501:101 ;;
+    *4b) echo 701:701 2401:101 ;;
+    esac
 }
 
 part_oracle() {
     for shape in $shapes; do
-        case $shape in
-        *2b) oracle "$shape" 1501:101 ;;
-        *4b) oracle "$shape" 2401:101 ;;
-        esac
+        # shellcheck disable=SC2046
+        check "write-$shape" 120 "$python" "$here/oracle.py" "$scratch/weights/$shape" --write \
+            --config "$shape" &&
+            against oracle "$shape" "--config $scratch/weights/$shape" \
+                "--model $scratch/weights/$shape" $(prompts "$shape")
+        rm -rf "$scratch/weights"
     done
 }
 
+# Longer sequences than these prompts are allowed for: rings are as long as the window.
 part_dummy() {
     for shape in $shapes; do
+        # shellcheck disable=SC2046
         against dummy "$shape" "--config $shape --dummy 0 --rounding" \
-            "--load-format dummy --model-config $shape" 701:701
+            "--load-format dummy --model-config $shape --max-model-len 4096" $(prompts "$shape")
     done
 }
 
@@ -119,7 +215,7 @@ part_repeat() {
             mkdir -p "$scratch/repeat"
             option=
             [ $kind = invariant ] && option=--batch-invariant
-            check "repeat-$kind-$turn" 60 "$build/tests/gpu/logits_dump" "$scratch/repeat" 701:701 \
+            check "repeat-$kind-$turn" 90 "$build/tests/gpu/logits_dump" "$scratch/repeat" 701:701 \
                 -- --device cuda --load-format dummy --model-config jet-nemotron-2b \
                 --gpu-memory-utilization 0.3 $option
         done
@@ -128,7 +224,7 @@ part_repeat() {
         done
         verdict=same
         cmp -s "$scratch/1" "$scratch/2" || verdict="$(diff "$scratch/1" "$scratch/2" | grep -c '^<') DIFFER"
-        [ "$verdict" = same ] || failures=$((failures + 1))
+        [ "$verdict" = same ] || fail "repeat-$kind"
         printf '    two processes, %s: hashes of %s ways of running: %s\n' $kind \
             "$(wc -l <"$scratch/1")" "$verdict" >>"$table"
     done
@@ -136,7 +232,7 @@ part_repeat() {
 
 part_batch() {
     for model in ${MODELS:-demo jet-nemotron-2b}; do
-        for option in "" --invariant; do
+        for option in --invariant ""; do
             # shellcheck disable=SC2086
             check "batch-$model$option" 120 "$python" "$here/check_batch.py" $model $option
             say "batch-$model$option" 'requests|request '
@@ -153,36 +249,79 @@ part_cost() {
     done
 }
 
-part_kernels() {
-    JETD_TEST_DEVICE=cuda check long_state 60 "$build/tests/gpu/long_state"
-    say long_state "^d_k"
-    for test in "$build"/tests/kernels/kernels_*; do
-        JETD_TEST_DEVICE=cuda check "$(basename "$test")" 60 "$test"
-        say "$(basename "$test")" 'FAILED +]|drift|^ *max|worst'
+# sanitized TOOL SECONDS PROGRAM ...: all at once, kernel tests in both modes; those that the clock
+# stops count as far as they came.
+sanitized() {
+    local tool=$1 limit quiet test mode fast name summary found ended
+    if ! limit=$(limited "$2") || ! command -v compute-sanitizer >"$out/$tool.log"; then
+        line "$tool" "NOT RUN: no time left, or no compute-sanitizer"
+        fail "$tool"
+        return
+    fi
+    shift 2
+    quiet= # what is refused on purpose is no finding
+    [ "$tool" = memcheck ] && quiet="--report-api-errors no"
+    for test in "$@"; do
+        for mode in fast invariant; do
+            fast=
+            [ $mode = fast ] && fast=JETD_TEST_FAST=1
+            [ "$mode$(basename "$test")" = invariantshapes_check ] && continue # it has one mode
+            # shellcheck disable=SC2086
+            env JETD_TEST_DEVICE=cuda $fast timeout "$limit" compute-sanitizer --tool "$tool" \
+                $quiet "$test" >"$out/$tool-$(basename "$test")-$mode.log" 2>&1 &
+        done
+    done
+    wait
+    for test in "$@"; do
+        for mode in fast invariant; do
+            name=$tool-$(basename "$test")-$mode
+            [ -f "$out/$name.log" ] || continue
+            summary=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$name.log" | sed 's/=* //')
+            found=$(grep -cE '^=+ (Invalid|Error|Program hit|Warning: Race)' "$out/$name.log")
+            [ "$found" -gt 0 ] && fail "$name"
+            ended=$(grep -cE ' OK \]| ok$' "$out/$name.log")
+            line "$name" "${summary:-stopped after $limit s}; $ended tests ended, $found reports"
+        done
     done
 }
 
-# The long ones run out of their time: what was seen until then counts.
 part_sanitize() {
     for tool in memcheck racecheck; do
-        quiet= # what is refused on purpose is no finding
-        [ $tool = memcheck ] && quiet="--report-api-errors no"
-        for test in "$build"/tests/kernels/kernels_*; do
-            name=$tool-$(basename "$test")
-            # shellcheck disable=SC2086
-            JETD_TEST_DEVICE=cuda timeout "${SANITIZE_SECONDS:-40}" compute-sanitizer --tool $tool \
-                $quiet "$test" >"$out/$name.log" 2>&1 &
-        done
-        wait
-        for test in "$build"/tests/kernels/kernels_*; do
-            name=$tool-$(basename "$test")
-            summary=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$name.log" | sed 's/=* //')
-            found=$(grep -cE '^=+ (Invalid|Error|Program hit|Warning: Race)' "$out/$name.log")
-            [ "$found" -gt 0 ] && failures=$((failures + 1))
-            printf '%-34s %s; %s tests ended, %s reports\n' "$name" "${summary:-stopped by the clock}" \
-                "$(grep -c ' OK \]' "$out/$name.log")" "$found" >>"$table"
-        done
+        sanitized $tool "${SANITIZE_SECONDS:-40}" "$build"/tests/kernels/kernels_* \
+            "$build/tests/perf/shapes_check"
     done
+}
+
+part_races() {
+    sanitized racecheck "${RACE_SECONDS:-100}" "$build"/tests/kernels/kernels_{delta,logits,sample,sample_whole} \
+        "$build/tests/perf/shapes_check"
+}
+
+# bench NAME OPTION ...: one line of ops/PERFORMANCE.md.
+bench() {
+    local name=$1
+    shift
+    check "$name" 100 "$build/tests/perf/jetbench" "$@"
+    say "$name" '^(decode|prefill) '
+}
+
+part_bench() {
+    bench decode-4b-64 decode --config jet-nemotron-4b --batch 64 --context 65536
+    bench decode-2b-128 decode --config jet-nemotron-2b --batch 128 --context 65536
+    bench decode-4b-1 decode --config jet-nemotron-4b --batch 1 --context 4096 --steps 200
+    bench decode-2b-1 decode --config jet-nemotron-2b --batch 1 --context 4096 --steps 200
+    bench prefill-4b prefill --config jet-nemotron-4b --context 65536 --chunk 16384 --steps 5
+    bench prefill-2b prefill --config jet-nemotron-2b --context 65536 --chunk 16384 --steps 5
+    bench prefill-4b-256k prefill --config jet-nemotron-4b --context 262144 --chunk 16384 --steps 2
+}
+
+# Prompts of some tens of tokens, 64 answered: about 128 of context on average.
+part_serve() {
+    check serve 120 "$build/tests/perf/jetbench" serve --streams 256 --requests 1024 -- \
+        --device cuda --load-format dummy --model-config jet-nemotron-2b \
+        --tokenizer "$JETD_SOURCE/ops/demo-model"
+    say serve '^(engine|grpc|the gRPC)'
+    bench decode-2b-256 decode --config jet-nemotron-2b --batch 256 --context 128
 }
 
 for part in $parts; do
@@ -190,4 +329,7 @@ for part in $parts; do
 done
 echo "==== $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)"
 cat "$table"
-[ $failures -eq 0 ]
+if [ -s "$failed" ]; then
+    echo "not right: $(tr '\n' ' ' <"$failed")"
+    exit 1
+fi
