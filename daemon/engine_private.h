@@ -51,7 +51,8 @@ struct job {
     bool started;              /* a step mentioned it */
     bool paused;
     int64_t submitted, paused_at;
-    int32_t *stop_id; /* [stop_ids] the client's and the model's */
+    struct stops *stops; /* stop strings, for every choice's stream; NULL: none */
+    int32_t *stop_id;    /* [stop_ids] the client's and the model's */
     int stop_ids;
     struct event *prompt, *score; /* made ahead; score NULL for GENERATE */
 };

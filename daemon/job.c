@@ -83,6 +83,11 @@ static enum status spec_check(const struct engine *engine, const struct request_
         status = sampling_check(&spec->sampling, vocab, error);
     if (status == STATUS_OK)
         status = ids_check("stop_token_ids", spec->stop_ids, spec->stop_id_count, vocab, error);
+    for (int i = 0; status == STATUS_OK && i < spec->stop_count; i++) {
+        if (spec->stops[i].length > REQUEST_STOP_BYTES_MAX)
+            status = error_set(error, STATUS_INVALID_ARGUMENT, "stop[%d]: %zu bytes, at most %d", i,
+                               spec->stops[i].length, REQUEST_STOP_BYTES_MAX);
+    }
     if (status == STATUS_OK && (spec->text || spec->stop_count > 0) &&
         engine->options.tokenizer == NULL)
         status = error_set(error, STATUS_FAILED_PRECONDITION, "%s: the model has no tokenizer",
@@ -110,6 +115,9 @@ static void job_stop_add(struct job *job, int32_t id, int vocab)
 static bool job_stops_fill(struct job *job, const struct engine *engine)
 {
     const struct request_spec *spec = job->spec;
+    if (spec->stop_count > 0 &&
+        (job->stops = stops_create(spec->stops, spec->stop_count)) == NULL)
+        return false;
     const struct model_config *model = &engine->options.plan->model;
     job->stop_id =
         calloc((size_t)(spec->stop_id_count + model->eos_count) + 1, sizeof *job->stop_id);
@@ -150,8 +158,7 @@ static bool streams_open(struct sequence *sequence, const struct engine *engine)
     if (spec->kind == REQUEST_SCORE || (!spec->text && spec->stop_count == 0))
         return true;
     struct stream_options options = {.tokenizer = engine->options.tokenizer,
-                                     .stops = spec->stops,
-                                     .stop_count = spec->stop_count,
+                                     .stops = sequence->job->stops,
                                      .include_stop = spec->include_stop};
     sequence->stream = stream_create(&options);
     if (sequence->stream == NULL)
@@ -159,7 +166,7 @@ static bool streams_open(struct sequence *sequence, const struct engine *engine)
     sequence->echo_stream = sequence->stream;
     if (!spec->echo || !spec->text || spec->stop_count == 0)
         return true;
-    options.stop_count = 0; /* stop strings are looked for in the output only */
+    options.stops = NULL; /* stop strings are looked for in the output only */
     sequence->echo_stream = stream_create(&options);
     return sequence->echo_stream != NULL;
 }
@@ -280,6 +287,7 @@ void job_destroy(struct job *job)
         sequence_close(&job->sequence[i]);
     free(job->sequence);
     free(job->stop_id);
+    stops_destroy(job->stops);
     event_free(job->prompt);
     event_free(job->score);
     free(job);

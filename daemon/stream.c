@@ -3,26 +3,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/base/checked.h"
 #include "daemon/request.h"
 #include "daemon/tokenizer_private.h"
 #include "daemon/utf8.h"
 
 enum { REPLACEMENT_BYTES = 3, PARTIAL_MAX = 4 };
 
-/* One stop string being looked for by Knuth, Morris and Pratt's method. */
-struct search {
-    const char *text;
-    size_t length;
-    size_t *border; /* [length] longest proper border of each prefix */
-    size_t state;   /* how much of the stop string the text ends with */
+struct stops {
+    const struct stop_string *strings; /* [count] */
+    int count;
+    size_t longest;
+    uint16_t **border; /* [count][length] longest proper border of each prefix */
 };
 
 struct stream {
     const struct tokenizer *tokenizer;
-    struct search *searches; /* [count] */
-    size_t *borders;
-    int count, matched;
+    const struct stops *stops; /* NULL: none */
+    uint16_t *state;           /* [stops] how much of the stop string the text ends with */
+    int matched;
     bool include_stop;
     char partial[PARTIAL_MAX]; /* the beginning of a character */
     size_t partial_length;
@@ -30,62 +28,87 @@ struct stream {
     size_t held_length, released; /* held[0, released) went out with the last call */
 };
 
-static void border_fill(struct search *search)
+/* ---- stop strings, by Knuth, Morris and Pratt's method ------------------------------------- */
+
+static void border_fill(const struct stop_string *string, uint16_t *border)
 {
-    search->border[0] = 0;
-    for (size_t i = 1, state = 0; i < search->length; ++i) {
-        while (state > 0 && search->text[i] != search->text[state])
-            state = search->border[state - 1];
-        if (search->text[i] == search->text[state])
+    border[0] = 0;
+    for (size_t i = 1, state = 0; i < string->length; ++i) {
+        while (state > 0 && string->text[i] != string->text[state])
+            state = border[state - 1];
+        if (string->text[i] == string->text[state])
             ++state;
-        search->border[i] = state;
+        border[i] = (uint16_t)state;
     }
 }
 
-static bool searches_create(struct stream *stream, const struct stream_options *options,
-                            size_t total)
+/* One piece of memory: the struct, the pointers, the borders. */
+struct stops *stops_create(const struct stop_string *strings, int count)
 {
-    stream->searches = calloc((size_t)options->stop_count + 1, sizeof *stream->searches);
-    stream->borders = calloc(total + 1, sizeof *stream->borders);
-    if (stream->searches == NULL || stream->borders == NULL)
-        return false;
-    size_t *border = stream->borders;
-    for (int i = 0; i < options->stop_count; ++i) {
-        struct search *search = &stream->searches[i];
-        *search = (struct search){
-            .text = options->stops[i].text, .length = options->stops[i].length, .border = border};
-        border += search->length;
-        if (search->length > 0)
-            border_fill(search);
+    size_t total = 0, longest = 0;
+    for (int i = 0; i < count; ++i) {
+        if (strings[i].length > UINT16_MAX)
+            return NULL;
+        total += strings[i].length;
+        longest = strings[i].length > longest ? strings[i].length : longest;
     }
-    stream->count = options->stop_count;
+    struct stops *stops = malloc(sizeof *stops + (size_t)count * sizeof *stops->border +
+                                 total * sizeof **stops->border);
+    if (stops == NULL)
+        return NULL;
+    uint16_t **border = (uint16_t **)(void *)(stops + 1);
+    uint16_t *values = (uint16_t *)(void *)(border + count);
+    *stops = (struct stops){
+        .strings = strings, .count = count, .longest = longest, .border = border};
+    for (int i = 0; i < count; ++i) {
+        border[i] = values;
+        values += strings[i].length;
+        if (strings[i].length > 0)
+            border_fill(&strings[i], border[i]);
+    }
+    return stops;
+}
+
+void stops_destroy(struct stops *stops)
+{
+    free(stops);
+}
+
+/* Moves one search on by a byte; true: the stop string is complete. */
+static bool search_byte(const struct stops *stops, int index, char byte, uint16_t *state)
+{
+    const struct stop_string *string = &stops->strings[index];
+    const uint16_t *border = stops->border[index];
+    if (string->length == 0)
+        return false;
+    while (*state > 0 && string->text[*state] != byte)
+        *state = border[*state - 1];
+    if (string->text[*state] == byte)
+        ++*state;
+    if (*state < string->length)
+        return false;
+    *state = border[*state - 1];
     return true;
 }
 
+/* ---- life ---------------------------------------------------------------------------------- */
+
 struct stream *stream_create(const struct stream_options *options)
 {
+    const struct stops *stops = options->stops;
     struct stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL)
         return NULL;
     stream->tokenizer = options->tokenizer;
+    stream->stops = stops;
     stream->include_stop = options->include_stop;
     stream->matched = -1;
-    uint64_t total = 0, longest = 0, room;
-    for (int i = 0; i < options->stop_count; ++i) {
-        if (!checked_add(total, options->stops[i].length, &total))
-            goto failed;
-        if (options->stops[i].length > longest)
-            longest = options->stops[i].length;
-    }
     /* held back + one token of broken bytes */
-    room = (options->tokenizer->longest + 2 * PARTIAL_MAX) * REPLACEMENT_BYTES;
-    if (!checked_add(room, longest, &room))
-        goto failed;
-    stream->held = malloc(room);
-    if (stream->held == NULL || !searches_create(stream, options, total))
-        goto failed;
-    return stream;
-failed:
+    size_t room = (options->tokenizer->longest + 2 * PARTIAL_MAX) * REPLACEMENT_BYTES;
+    stream->held = malloc(room + (stops != NULL ? stops->longest : 0));
+    stream->state = calloc((size_t)(stops != NULL ? stops->count : 0) + 1, sizeof *stream->state);
+    if (stream->held != NULL && stream->state != NULL)
+        return stream;
     stream_destroy(stream);
     return NULL;
 }
@@ -95,34 +118,27 @@ void stream_destroy(struct stream *stream)
     if (stream == NULL)
         return;
     free(stream->held);
-    free(stream->searches);
-    free(stream->borders);
+    free(stream->state);
     free(stream);
 }
 
-/* Moves one search on by a byte; true: the stop string is complete. */
-static bool search_byte(struct search *search, char byte)
-{
-    if (search->length == 0)
-        return false;
-    while (search->state > 0 && search->text[search->state] != byte)
-        search->state = search->border[search->state - 1];
-    if (search->text[search->state] == byte)
-        ++search->state;
-    return search->state == search->length;
-}
+/* ---- decoding ------------------------------------------------------------------------------ */
 
 /* Adds a byte of decoded text; the stop strings end the stream when one is complete. */
 static void held_add(struct stream *stream, char byte)
 {
+    const struct stops *stops = stream->stops;
+    size_t longest = 0;
     stream->held[stream->held_length++] = byte;
-    for (int i = 0; i < stream->count; ++i)
-        if (search_byte(&stream->searches[i], byte) &&
-            (stream->matched < 0 ||
-             stream->searches[i].length > stream->searches[stream->matched].length))
-            stream->matched = i;
+    for (int i = 0; stops != NULL && i < stops->count; ++i) {
+        if (!search_byte(stops, i, byte, &stream->state[i]) ||
+            stops->strings[i].length <= longest)
+            continue;
+        stream->matched = i;
+        longest = stops->strings[i].length;
+    }
     if (stream->matched >= 0 && !stream->include_stop)
-        stream->held_length -= stream->searches[stream->matched].length;
+        stream->held_length -= longest;
 }
 
 static void held_append(struct stream *stream, const char *text, size_t length)
@@ -162,9 +178,9 @@ static void held_trim(struct stream *stream)
 static size_t held_back(const struct stream *stream)
 {
     size_t most = 0;
-    for (int i = 0; i < stream->count && stream->matched < 0; ++i)
-        if (stream->searches[i].state > most)
-            most = stream->searches[i].state;
+    int count = stream->stops != NULL && stream->matched < 0 ? stream->stops->count : 0;
+    for (int i = 0; i < count; ++i)
+        most = stream->state[i] > most ? stream->state[i] : most;
     return most;
 }
 

@@ -71,11 +71,16 @@ size_t utf8_invalid(const char *text, size_t length);
 struct stream;
 struct stop_string; /* request.h */
 
+/* Stop strings made ready to be looked for, read by any number of streams at once. They outlive it,
+ * and it outlives the streams. NULL: out of memory, or one is longer than 65535 bytes. */
+struct stops;
+struct stops *stops_create(const struct stop_string *strings, int count);
+void stops_destroy(struct stops *stops); /* NULL is fine */
+
 struct stream_options {
     const struct tokenizer *tokenizer;
-    const struct stop_string *stops; /* outlive the stream */
-    int stop_count;
-    bool include_stop; /* the matched stop string stays in the text */
+    const struct stops *stops; /* NULL: none */
+    bool include_stop;         /* the matched stop string stays in the text */
 };
 
 struct stream *stream_create(const struct stream_options *options);

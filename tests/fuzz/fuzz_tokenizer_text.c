@@ -21,13 +21,13 @@ static struct tokenizer *tokenizer_once(void)
 static void stream_check(const int32_t *ids, size_t count, const char *expected, size_t length,
                          const struct stop_string *stop)
 {
-    const struct stream_options options = {
-        .tokenizer = tokenizer_once(), .stops = stop, .stop_count = stop == NULL ? 0 : 1};
+    struct stops *stops = stop == NULL ? NULL : stops_create(stop, 1);
+    const struct stream_options options = {.tokenizer = tokenizer_once(), .stops = stops};
     struct stream *stream = stream_create(&options);
     const char *text;
     size_t total = 0, released;
     int matched = -1;
-    if (stream == NULL)
+    if (stream == NULL || (stop != NULL && stops == NULL))
         abort();
     for (size_t i = 0; i <= count; ++i) {
         if (i < count)
@@ -47,6 +47,7 @@ static void stream_check(const int32_t *ids, size_t count, const char *expected,
         (total != length || (found != NULL && found + stop->length != expected + length)))
         abort();
     stream_destroy(stream);
+    stops_destroy(stops);
 }
 
 static void ids_check(const int32_t *ids, size_t count, struct arena *arena)

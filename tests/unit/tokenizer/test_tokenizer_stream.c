@@ -11,15 +11,20 @@
 
 #include "daemon/request.h"
 
-static struct stream *stream_of(const struct stop_string *stops, int count, bool include)
+static struct stream *stream_of(const struct stops *stops, bool include)
 {
-    const struct stream_options options = {.tokenizer = vectors_tokenizer,
-                                           .stops = stops,
-                                           .stop_count = count,
-                                           .include_stop = include};
+    const struct stream_options options = {
+        .tokenizer = vectors_tokenizer, .stops = stops, .include_stop = include};
     struct stream *stream = stream_create(&options);
     assert_non_null(stream);
     return stream;
+}
+
+static struct stops *stops_of(const struct stop_string *strings, int count)
+{
+    struct stops *stops = stops_create(strings, count);
+    assert_non_null(stops);
+    return stops;
 }
 
 /* Pushes single bytes; what came out so far, without the end. */
@@ -69,7 +74,7 @@ static size_t code_bytes(uint32_t code, char *bytes)
 static void test_code_points(void **state)
 {
     (void)state;
-    struct stream *stream = stream_of(NULL, 0, false);
+    struct stream *stream = stream_of(NULL, false);
     for (uint32_t code = 0; code < 0x110000; ++code) {
         char bytes[8], out[64];
         int matched;
@@ -88,7 +93,7 @@ static void test_code_points(void **state)
 static void test_truncated(void **state)
 {
     (void)state;
-    struct stream *stream = stream_of(NULL, 0, false);
+    struct stream *stream = stream_of(NULL, false);
     for (uint32_t code = 0x80; code < 0x110000; ++code) {
         char bytes[8], out[64], whole[4];
         int matched;
@@ -118,7 +123,7 @@ static void test_random(void **state)
         const char *text;
         size_t count = (size_t)rand_r(&seed) % 24 + 1, total = 0, length;
         struct arena *arena = arena_create(1 << 20);
-        struct stream *stream = stream_of(NULL, 0, false);
+        struct stream *stream = stream_of(NULL, false);
         for (size_t i = 0; i < count; ++i) {
             int matched;
             ids[i] = rand_r(&seed) % 3 == 0 ? rand_r(&seed) % 151670 : rand_r(&seed) % 256;
@@ -156,7 +161,8 @@ struct stop_case {
 /* Feeds `text` in pieces of `step` bytes of the vocabulary's tokens where they exist. */
 static void stop_check(const struct stop_case *test, bool include, bool by_byte)
 {
-    struct stream *stream = stream_of(test->stops, test->count, include);
+    struct stops *stops = stops_of(test->stops, test->count);
+    struct stream *stream = stream_of(stops, include);
     const char *text = test->text, *piece, *expected = include ? test->included : test->plain;
     char out[256];
     size_t total = 0, length, left = strlen(text);
@@ -180,6 +186,7 @@ static void stop_check(const struct stop_case *test, bool include, bool by_byte)
     assert_int_equal(total, strlen(expected));
     assert_memory_equal(out, expected, total);
     stream_destroy(stream);
+    stops_destroy(stops);
 }
 
 static void test_stops(void **state)
@@ -210,8 +217,9 @@ static void test_stops(void **state)
 static void test_held_back(void **state)
 {
     (void)state;
-    const struct stop_string stops[] = {STOP("END")};
-    struct stream *stream = stream_of(stops, 1, false);
+    const struct stop_string string = STOP("END");
+    struct stops *stops = stops_of(&string, 1);
+    struct stream *stream = stream_of(stops, false);
     char out[64];
     int matched;
     assert_int_equal(bytes_push(stream, "xEN", 3, out, &matched), 1);
@@ -222,6 +230,7 @@ static void test_held_back(void **state)
     assert_int_equal(bytes_push(stream, "more", 4, out, &matched), 0);
     assert_int_equal(matched, 0);
     stream_destroy(stream);
+    stops_destroy(stops);
 }
 
 /* A plain search, step by step over the whole text, for random small alphabets. */
@@ -233,24 +242,26 @@ static void test_stops_random(void **state)
         char text[41] = "", stop_text[2][6] = {"", ""}, out[64];
         for (int i = 0; i < 40; ++i)
             text[i] = (char)('a' + rand_r(&seed) % 2);
-        struct stop_string stops[2];
+        struct stop_string strings[2];
         for (int s = 0; s < 2; ++s) {
-            stops[s].length = (size_t)rand_r(&seed) % 5 + 1;
-            stops[s].text = stop_text[s];
-            for (size_t i = 0; i < stops[s].length; ++i)
+            strings[s].length = (size_t)rand_r(&seed) % 5 + 1;
+            strings[s].text = stop_text[s];
+            for (size_t i = 0; i < strings[s].length; ++i)
                 stop_text[s][i] = (char)('a' + rand_r(&seed) % 2);
         }
         size_t expected = 40, best = 0;
         int which = -1;
         for (size_t end = 1; end <= 40 && which < 0; ++end)
             for (int s = 0; s < 2; ++s)
-                if (stops[s].length <= end && stops[s].length > best &&
-                    memcmp(text + end - stops[s].length, stops[s].text, stops[s].length) == 0) {
+                if (strings[s].length <= end && strings[s].length > best &&
+                    memcmp(text + end - strings[s].length, strings[s].text, strings[s].length) ==
+                        0) {
                     which = s;
-                    best = stops[s].length;
+                    best = strings[s].length;
                     expected = end - best;
                 }
-        struct stream *stream = stream_of(stops, 2, false);
+        struct stops *stops = stops_of(strings, 2);
+        struct stream *stream = stream_of(stops, false);
         const char *rest;
         size_t length;
         int matched;
@@ -261,6 +272,7 @@ static void test_stops_random(void **state)
         assert_int_equal(matched, which);
         assert_memory_equal(out, text, expected);
         stream_destroy(stream);
+        stops_destroy(stops);
     }
 }
 
