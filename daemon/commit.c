@@ -107,15 +107,17 @@ static void score_commit(struct engine *engine, struct sequence *sequence,
     sequence_end(engine, sequence, &(struct ending){.reason = FINISH_STOP, .matched_id = -1});
 }
 
-/* Prompt tokens with log-probabilities leave chunk by chunk. */
+/* The prompt leaves chunk by chunk, so that no more of it is in the outbox than was read: with
+ * log-probabilities each token in the step that predicts it, and the first beside the second. */
 static bool echo_send(struct engine *engine, struct sequence *sequence,
                       const struct batch_item *item, const struct sample_result *results)
 {
-    int begin = item->context == 0 ? 0 : item->context + 1;
-    int end = item->context + item->scored + 1;
+    bool scored = sequence->job->spec->logprobs >= 0;
+    int begin = item->context + (scored && item->context > 0);
+    int end = scored ? item->context + item->scored + 1 : item->context + item->tokens;
     if (begin == end)
         return true;
-    struct event *event = echo_create(sequence, begin, end, results);
+    struct event *event = echo_create(sequence, begin, end, scored ? results : NULL);
     job_send(engine, sequence->job, event);
     return event != NULL;
 }
@@ -165,7 +167,7 @@ static void item_commit(struct engine *engine, struct sequence *sequence,
         score_commit(engine, sequence, results, item->scored);
         return;
     }
-    bool echoes = spec->echo && spec->logprobs >= 0 && item->context < sequence->entry.inputs;
+    bool echoes = spec->echo && item->context < sequence->entry.inputs;
     if (echoes && !echo_send(engine, sequence, item, results))
         sequence_end(engine, sequence, &NO_MEMORY);
     else if (item->sample >= 0)

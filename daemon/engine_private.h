@@ -30,13 +30,12 @@ struct sequence {
     struct stream *stream;      /* NULL: neither text nor stop strings are asked for */
     struct stream *echo_stream; /* for the prompt's text: has no stops; may be `stream` */
     struct event *finished;     /* made ahead, so that ending cannot fail */
-    struct event *echo;     /* the prompt as first delta, NULL: none, or it comes with logprobs */
-    int flights;            /* steps under way that mention it */
-    int scored, sampled;    /* rows committed */
-    bool ended;             /* its last event is out; results are dropped */
-    bool reaped;            /* slot and blocks are back */
-    int64_t started, first; /* clock_now() of the first step and the first token, 0: not yet */
-    int64_t newest;         /* of the newest token */
+    int flights;                /* steps under way that mention it */
+    int scored, sampled;        /* rows committed */
+    bool ended;                 /* its last event is out; results are dropped */
+    bool reaped;                /* slot and blocks are back */
+    int64_t started, first;     /* clock_now() of the first step and the first token, 0: not yet */
+    int64_t newest;             /* of the newest token */
 };
 
 /* A live request. Memory is taken in engine_submit; the engine's thread only frees it. */

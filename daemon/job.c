@@ -1,5 +1,5 @@
-/* A request's running form: everything its life will need is allocated here, in the submitting
- * thread, so that nothing in the engine's thread can fail for a request's size. */
+/* A request's running form: what lasts as long as it does is allocated here, in the submitting
+ * thread. Deltas are made as they come; one that finds no memory ends its choice. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -115,8 +115,7 @@ static void job_stop_add(struct job *job, int32_t id, int vocab)
 static bool job_stops_fill(struct job *job, const struct engine *engine)
 {
     const struct request_spec *spec = job->spec;
-    if (spec->stop_count > 0 &&
-        (job->stops = stops_create(spec->stops, spec->stop_count)) == NULL)
+    if (spec->stop_count > 0 && (job->stops = stops_create(spec->stops, spec->stop_count)) == NULL)
         return false;
     const struct model_config *model = &engine->options.plan->model;
     job->stop_id =
@@ -189,12 +188,7 @@ static bool sequence_open(struct sequence *sequence, struct job *job, int index,
     entry_fill(&sequence->entry, job);
     struct event_room room = {.text = stops_longest(spec)};
     sequence->finished = event_create(EVENT_FINISHED, index, room);
-    if (sequence->finished == NULL || !streams_open(sequence, engine))
-        return false;
-    bool echo = spec->kind == REQUEST_GENERATE && spec->echo && spec->logprobs < 0;
-    if (echo)
-        sequence->echo = echo_create(sequence, 0, spec->prompt_tokens, NULL);
-    return !echo || sequence->echo != NULL;
+    return sequence->finished != NULL && streams_open(sequence, engine);
 }
 
 static bool events_open(struct job *job)
@@ -276,7 +270,6 @@ static void sequence_close(struct sequence *sequence)
     if (sequence->stream != NULL)
         stream_destroy(sequence->stream);
     event_free(sequence->finished);
-    event_free(sequence->echo);
 }
 
 void job_destroy(struct job *job)

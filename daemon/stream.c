@@ -58,8 +58,8 @@ struct stops *stops_create(const struct stop_string *strings, int count)
         return NULL;
     uint16_t **border = (uint16_t **)(void *)(stops + 1);
     uint16_t *values = (uint16_t *)(void *)(border + count);
-    *stops = (struct stops){
-        .strings = strings, .count = count, .longest = longest, .border = border};
+    *stops =
+        (struct stops){.strings = strings, .count = count, .longest = longest, .border = border};
     for (int i = 0; i < count; ++i) {
         border[i] = values;
         values += strings[i].length;
@@ -131,8 +131,7 @@ static void held_add(struct stream *stream, char byte)
     size_t longest = 0;
     stream->held[stream->held_length++] = byte;
     for (int i = 0; stops != NULL && i < stops->count; ++i) {
-        if (!search_byte(stops, i, byte, &stream->state[i]) ||
-            stops->strings[i].length <= longest)
+        if (!search_byte(stops, i, byte, &stream->state[i]) || stops->strings[i].length <= longest)
             continue;
         stream->matched = i;
         longest = stops->strings[i].length;

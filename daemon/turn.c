@@ -78,19 +78,6 @@ static void job_link(struct engine *engine, struct job *job)
         engine->next_deadline = job->spec->deadline;
 }
 
-/* The parts of the outbox that need no step. */
-static void job_greet(struct engine *engine, struct job *job)
-{
-    struct event *event = job->prompt;
-    job->prompt = NULL;
-    job_send(engine, job, event);
-    for (int i = 0; i < job->choices; i++) {
-        event = job->sequence[i].echo;
-        job->sequence[i].echo = NULL;
-        job_send(engine, job, event);
-    }
-}
-
 static void job_accept(struct engine *engine, struct job *job)
 {
     job_link(engine, job);
@@ -100,7 +87,8 @@ static void job_accept(struct engine *engine, struct job *job)
         job_end(engine, job, &ending);
         return;
     }
-    job_greet(engine, job);
+    job_send(engine, job, job->prompt);
+    job->prompt = NULL;
     if (job->sequence[0].entry.inputs == 0) { /* SCORE of one token: nothing to compute */
         struct event *score = job->score;
         job->score = NULL;

@@ -7,9 +7,11 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <malloc.h>
 
 #include "client.h"
 #include "daemon/base/clock.h"
+#include "daemon/engine_private.h"
 
 struct text {
     struct arena *arena;
@@ -155,12 +157,94 @@ static void test_stop_strings(void **state)
     bench_close(&bench);
 }
 
+/* Bytes that a request takes in the engine from its submit on. */
+static size_t job_bytes(const struct bench *bench, const struct request_spec *spec)
+{
+    struct error error = {0};
+    struct request *request = request_create(spec, arena_create(SIZE_MAX), NULL, NULL);
+    struct job *job;
+    struct mallinfo2 before = mallinfo2();
+    if (job_create(bench->engine, request, &job, &error) != STATUS_OK)
+        fail_msg("%s", error.text);
+    struct mallinfo2 after = mallinfo2();
+    job_destroy(job);
+    request_release(request);
+    return after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
+}
+
+/* Stop strings and an echoed prompt are there once, however many choices there are. A sanitizer's
+ * allocator counts nothing, and the test says nothing then. */
+static void test_choices_take_little_memory(void **state)
+{
+    (void)state;
+    enum { CHOICES = REQUEST_CHOICES_MAX, EACH = 6 << 10 };
+    struct bench bench;
+    static int32_t prompt[4000];
+    static char text[REQUEST_STOP_BYTES_MAX];
+    struct stop_string stops[REQUEST_STOPS_MAX];
+    prompt_fill(prompt, 4000, 2);
+    memset(text, 'x', sizeof text);
+    for (int i = 0; i < REQUEST_STOPS_MAX; i++)
+        stops[i] = (struct stop_string){.text = text, .length = sizeof text};
+    bench_open(&bench);
+    bench_tokenizer(&bench);
+    bench.plan->limits.max_model_len = 5000;
+    bench.plan->limits.kv_blocks = 400;
+    bench.fake.shape.kv_blocks = 400;
+    bench_start(&bench);
+    struct request_spec spec = spec_plain("a", prompt, 4000, 40);
+    spec.text = spec.echo = true;
+    spec.stops = stops;
+    spec.stop_count = REQUEST_STOPS_MAX;
+    size_t one = job_bytes(&bench, &spec);
+    spec.choices = CHOICES;
+    size_t all = job_bytes(&bench, &spec);
+    if (all > one + CHOICES * EACH)
+        fail_msg("%zu bytes for one choice, %zu for %d", one, all, CHOICES);
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
+/* A reader that takes nothing: no more of the echoed prompt waits than the steps have read. */
+static void test_an_echo_is_bounded_by_the_outbox(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client client;
+    int32_t prompt[400];
+    prompt_fill(prompt, 400, 2);
+    bench_open(&bench);
+    bench_tokenizer(&bench);
+    bench.options.outbox_bytes = 1000;
+    bench.options.outbox_timeout = 0.2;
+    bench_start(&bench);
+    struct request_spec spec = spec_plain("a", prompt, 400, 40);
+    spec.text = spec.echo = true;
+    spec.choices = 4;
+    client_open(&client, &spec);
+    assert_int_equal(client_submit(&client, &bench), STATUS_OK);
+    engine_drain(bench.engine);
+    assert_true(engine_wait_idle(bench.engine, clock_now() + 10 * CLOCK_SECOND));
+    client_listen(&client);
+    int ids = 0;
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(client.heard[i].status, STATUS_RESOURCE_EXHAUSTED);
+        ids += client.heard[i].ids;
+    }
+    assert_true(ids > 0 && ids <= 2 * 208); /* two steps were under way */
+    client_close(&client);
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text_is_what_the_ids_decode_to),
         cmocka_unit_test(test_echoed_text),
         cmocka_unit_test(test_stop_strings),
+        cmocka_unit_test(test_choices_take_little_memory),
+        cmocka_unit_test(test_an_echo_is_bounded_by_the_outbox),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
