@@ -38,10 +38,24 @@ static enum status check_encoded(const struct rpc_model *model, const char *fiel
     return STATUS_OK;
 }
 
+/* What can never fit is refused before it costs a run of the tokenizer. */
+static enum status check_bytes(const struct rpc_model *model, const char *field, size_t bytes,
+                               struct error *error)
+{
+    size_t least = tokenizer_least_tokens(model->tokenizer, bytes);
+    if (least <= (size_t)model->max_model_len)
+        return STATUS_OK;
+    return error_set(error, STATUS_INVALID_ARGUMENT,
+                     "%s: %zu bytes are at least %zu tokens and do not fit max_model_len %d", field,
+                     bytes, least, model->max_model_len);
+}
+
 enum status rpc_encode_text(const struct rpc_model *model, ProtobufCBinaryData text, bool specials,
                             struct arena *arena, int32_t **ids, size_t *count, struct error *error)
 {
     enum status status = need_tokenizer(model, "text", error);
+    if (status == STATUS_OK)
+        status = check_bytes(model, "text", text.len, error);
     if (status != STATUS_OK)
         return status;
     const char *bytes = text.len ? (const char *)text.data : "";
@@ -65,8 +79,10 @@ enum status rpc_encode_chat(const struct rpc_model *model, const Jet__V1__Chat *
     struct chat_message *messages = arena_allocate(arena, n, sizeof *messages);
     if (!messages)
         return error_set(error, STATUS_RESOURCE_EXHAUSTED, "chat.messages: out of memory");
+    size_t bytes = 0; /* the template adds to them and drops none */
     for (size_t i = 0; i < n; i++) {
         const Jet__V1__Message *from = chat->messages[i];
+        bytes += from->content.len;
         messages[i] = (struct chat_message){
             .role = from->role.len ? (const char *)from->role.data : "",
             .role_length = from->role.len,
@@ -74,6 +90,9 @@ enum status rpc_encode_chat(const struct rpc_model *model, const Jet__V1__Chat *
             .content_length = from->content.len,
         };
     }
+    status = check_bytes(model, "chat", bytes, error);
+    if (status != STATUS_OK)
+        return status;
     status =
         tokenizer_chat(model->tokenizer, messages, n, generation_prompt, arena, ids, count, error);
     if (status != STATUS_OK)

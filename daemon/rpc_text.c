@@ -24,6 +24,7 @@ static void tokenize_start(struct rpc_call *call, const ProtobufCMessage *messag
     const Jet__V1__TokenizeRequest *request = (const void *)message;
     struct rpc_model model = call->server->model;
     model.vocab = INT32_MAX; /* ids that the model lacks are still the text's ids */
+    model.max_model_len = INT32_MAX;
     struct arena *arena =
         arena_create(rpc_request_room(protobuf_c_message_get_packed_size(message)));
     struct error error = {0};

@@ -30,6 +30,8 @@ int32_t tokenizer_special(const struct tokenizer *tokenizer, const char *text);
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
                              bool specials, struct arena *arena, int32_t **ids, size_t *count,
                              struct error *error);
+/* Tokens that a text of so many bytes has at least, by arithmetic: most texts have many more. */
+size_t tokenizer_least_tokens(const struct tokenizer *tokenizer, size_t bytes);
 /* UTF-8 text of ids; broken sequences become U+FFFD as HF does; ids without a token give nothing.
  * skip_special drops tokens marked special. */
 enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,

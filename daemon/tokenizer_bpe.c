@@ -10,20 +10,20 @@ struct symbol {
     uint32_t previous, next;
 };
 
-struct candidate {
-    uint64_t order; /* rank << 32 | position of the left symbol */
-    int32_t left, right, id;
-};
-
+/* The heap's entries are rank << 32 | position of the left symbol. A word of n symbols starts with
+ * n - 1 of them at most. A merge takes one out and adds two, and there are n - 1 merges at most, so
+ * there are never more than 2 (n - 1). */
 struct bpe {
     const struct tokenizer *tokenizer;
     struct symbol *symbols; /* [room] */
-    struct candidate *heap; /* [2 * room]: n - 1 pairs at first, two more a merge at most */
+    uint64_t *heap;         /* [2 * room] */
     size_t room, count;
     uint64_t work;
 };
 
 #define NOTHING UINT32_MAX
+
+enum { ROOM_MIN = 1024 };
 
 struct bpe *bpe_create(const struct tokenizer *tokenizer)
 {
@@ -63,45 +63,42 @@ bool ids_append(struct ids *ids, int32_t id)
     return true;
 }
 
+/* No more than the word needs: one word can be all of a request. */
 static bool bpe_reserve(struct bpe *bpe, size_t length)
 {
-    if (length <= bpe->room)
+    size_t room = length > ROOM_MIN ? length : ROOM_MIN;
+    if (room <= bpe->room)
         return true;
-    if (length >= NOTHING / 4)
+    if (room >= NOTHING)
         return false;
-    size_t room = length * 2;
-    struct symbol *symbols = realloc(bpe->symbols, room * sizeof *symbols);
-    if (symbols != NULL)
-        bpe->symbols = symbols;
-    struct candidate *heap = realloc(bpe->heap, room * 3 * sizeof *heap);
-    if (heap != NULL)
-        bpe->heap = heap;
-    if (symbols == NULL || heap == NULL)
-        return false;
-    bpe->room = room;
-    return true;
+    free(bpe->symbols);
+    free(bpe->heap);
+    bpe->symbols = malloc(room * sizeof *bpe->symbols);
+    bpe->heap = malloc(2 * room * sizeof *bpe->heap);
+    bpe->room = bpe->symbols == NULL || bpe->heap == NULL ? 0 : room;
+    return bpe->room > 0;
 }
 
-static void heap_push(struct bpe *bpe, struct candidate candidate)
+static void heap_push(struct bpe *bpe, uint64_t order)
 {
     size_t at = bpe->count++;
-    while (at > 0 && bpe->heap[(at - 1) / 2].order > candidate.order) {
+    while (at > 0 && bpe->heap[(at - 1) / 2] > order) {
         bpe->heap[at] = bpe->heap[(at - 1) / 2];
         at = (at - 1) / 2;
         ++bpe->work;
     }
-    bpe->heap[at] = candidate;
+    bpe->heap[at] = order;
     ++bpe->work;
 }
 
-static struct candidate heap_pop(struct bpe *bpe)
+static uint64_t heap_pop(struct bpe *bpe)
 {
-    struct candidate top = bpe->heap[0], last = bpe->heap[--bpe->count];
+    uint64_t top = bpe->heap[0], last = bpe->heap[--bpe->count];
     size_t at = 0;
     for (size_t child; (child = 2 * at + 1) < bpe->count; at = child) {
-        if (child + 1 < bpe->count && bpe->heap[child + 1].order < bpe->heap[child].order)
+        if (child + 1 < bpe->count && bpe->heap[child + 1] < bpe->heap[child])
             ++child;
-        if (bpe->heap[child].order >= last.order)
+        if (bpe->heap[child] >= last)
             break;
         bpe->heap[at] = bpe->heap[child];
         ++bpe->work;
@@ -111,15 +108,20 @@ static struct candidate heap_pop(struct bpe *bpe)
     return top;
 }
 
-static void pair_push(struct bpe *bpe, uint32_t left, uint32_t right)
+/* What the symbol and its right neighbour become; NULL: they do not merge. */
+static const struct merge *pair_merge(const struct bpe *bpe, uint32_t left)
 {
-    int32_t left_id = bpe->symbols[left].id, right_id = bpe->symbols[right].id;
-    const struct merge *merge = merges_find(bpe->tokenizer, left_id, right_id);
+    const struct symbol *symbol = &bpe->symbols[left];
+    if (symbol->id < 0 || symbol->next == NOTHING)
+        return NULL;
+    return merges_find(bpe->tokenizer, symbol->id, bpe->symbols[symbol->next].id);
+}
+
+static void pair_push(struct bpe *bpe, uint32_t left)
+{
+    const struct merge *merge = pair_merge(bpe, left);
     if (merge != NULL)
-        heap_push(bpe, (struct candidate){.order = (uint64_t)merge->rank << 32 | left,
-                                          .left = left_id,
-                                          .right = right_id,
-                                          .id = merge->id});
+        heap_push(bpe, (uint64_t)merge->rank << 32 | left);
 }
 
 static void symbols_set(struct bpe *bpe, const char *word, size_t length)
@@ -130,28 +132,26 @@ static void symbols_set(struct bpe *bpe, const char *word, size_t length)
                                           .next = i + 1 == length ? NOTHING : (uint32_t)(i + 1)};
     bpe->count = 0;
     for (size_t i = 0; i + 1 < length; ++i)
-        pair_push(bpe, (uint32_t)i, (uint32_t)(i + 1));
+        pair_push(bpe, (uint32_t)i);
 }
 
 static void symbols_merge(struct bpe *bpe)
 {
     while (bpe->count > 0) {
-        struct candidate top = heap_pop(bpe);
-        uint32_t at = (uint32_t)top.order;
-        struct symbol *left = &bpe->symbols[at];
-        if (left->id != top.left || left->next == NOTHING ||
-            bpe->symbols[left->next].id != top.right)
+        uint64_t top = heap_pop(bpe);
+        uint32_t at = (uint32_t)top;
+        const struct merge *merge = pair_merge(bpe, at);
+        if (merge == NULL || merge->rank != top >> 32)
             continue; /* an earlier merge took one of the two */
-        struct symbol *right = &bpe->symbols[left->next];
-        left->id = top.id;
+        struct symbol *left = &bpe->symbols[at], *right = &bpe->symbols[left->next];
+        left->id = merge->id;
         left->next = right->next;
         right->id = -1;
         if (right->next != NOTHING)
             bpe->symbols[right->next].previous = at;
         if (left->previous != NOTHING)
-            pair_push(bpe, left->previous, at);
-        if (left->next != NOTHING)
-            pair_push(bpe, at, left->next);
+            pair_push(bpe, left->previous);
+        pair_push(bpe, at);
     }
 }
 

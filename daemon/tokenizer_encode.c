@@ -112,6 +112,15 @@ uint64_t encoder_work(const struct encoder *encoder)
     return bpe_work(encoder->bpe);
 }
 
+/* An id stands for the bytes of its token in the normal form, or for an added token as written. */
+size_t tokenizer_least_tokens(const struct tokenizer *tokenizer, size_t bytes)
+{
+    size_t most = tokenizer->longest * (tokenizer->nfc ? TOKENIZER_NFC_SHRINK : 1);
+    if (tokenizer->longest_added > most)
+        most = tokenizer->longest_added;
+    return bytes / most + (bytes % most > 0);
+}
+
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length,
                              bool specials, struct arena *arena, int32_t **ids, size_t *count,
                              struct error *error)

@@ -14,6 +14,7 @@ enum {
     TOKENIZER_TOKEN_MAX = 4096, /* bytes of one token's text */
     TOKENIZER_ADDED_MAX = 4096,
     TOKENIZER_PATTERN_MAX = 4096, /* bytes of the split expression */
+    TOKENIZER_NFC_SHRINK = 4,     /* NFC never makes a text shorter by more: 7 bytes can become 2 */
 };
 
 /* ---- text.c: bytes that grow ---- */
@@ -55,7 +56,8 @@ struct tokenizer {
     struct text bytes;    /* raw bytes of all tokens */
     struct token *tokens; /* [size] */
     int size;
-    size_t longest;        /* bytes of the longest token */
+    size_t longest;        /* bytes of the longest token, decoded */
+    size_t longest_added;  /* bytes of the longest added token, as it is written in a text */
     int32_t byte_ids[256]; /* the token of each single byte */
     struct merge *merges;  /* [merge_mask + 1], open addressing */
     size_t merge_mask;

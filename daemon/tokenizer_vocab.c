@@ -197,6 +197,8 @@ static enum status added_store(const json_t *vocab, const json_t *entry, size_t 
         (struct added){.text = tokenizer->added_text.bytes + tokenizer->added_text.length,
                        .length = length,
                        .id = id};
+    if (length > tokenizer->longest_added)
+        tokenizer->longest_added = length;
     text_append(&tokenizer->added_text, content, length); /* reserved before: does not move */
     return STATUS_OK;
 }

@@ -177,6 +177,42 @@ static void a_score_may_fill_the_model(void **state)
                      STATUS_INVALID_ARGUMENT);
 }
 
+/* Long texts: refused by their bytes alone, in an arena that their ids would not fit into. */
+static void a_text_that_cannot_fit_costs_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct tokenizer *tokenizer;
+    assert_int_equal(tokenizer_load(JETD_TEST_DATA "/tokenizer", &tokenizer, &f->error), STATUS_OK);
+    f->model.tokenizer = tokenizer;
+    f->model.vocab = tokenizer_size(tokenizer);
+    enum { BYTES = 1 << 20 };
+    char *text = calloc(1, BYTES);
+    memset(text, 'x', BYTES);
+    Jet__V1__Message message = JET__V1__MESSAGE__INIT, *messages = &message;
+    Jet__V1__Chat chat = JET__V1__CHAT__INIT;
+    message.role = (ProtobufCBinaryData){.len = 4, .data = (uint8_t *)"user"};
+    message.content = (ProtobufCBinaryData){.len = BYTES, .data = (uint8_t *)text};
+    chat.n_messages = 1;
+    chat.messages = &messages;
+    f->request.prompt_case = JET__V1__GENERATE_REQUEST__PROMPT_TEXT;
+    f->request.text = message.content;
+    arena_destroy(f->arena);
+    f->arena = arena_create(4096);
+    assert_int_equal(validate(f), STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(f->error.text, "text: 1048576 bytes are at least"));
+    assert_non_null(strstr(f->error.text, "max_model_len 64"));
+    f->request.prompt_case = JET__V1__GENERATE_REQUEST__PROMPT_CHAT;
+    f->request.chat = &chat;
+    assert_int_equal(validate(f), STATUS_INVALID_ARGUMENT);
+    assert_non_null(strstr(f->error.text, "chat: 1048576 bytes are at least"));
+    f->request.prompt_case = JET__V1__GENERATE_REQUEST__PROMPT_TEXT;
+    memset(text, ' ', BYTES); /* many spaces are one token: these fit */
+    f->request.text.len = 1000;
+    assert_int_equal(validate(f), STATUS_OK);
+    tokenizer_free(tokenizer);
+    free(text);
+}
+
 /* However small the arena, the answer is a status. */
 static void memory_may_run_out_anywhere(void **state)
 {
@@ -206,6 +242,7 @@ int main(void)
         TEST(a_repeated_bias_counts_once),
         TEST(lengths_add_up),
         TEST(a_score_may_fill_the_model),
+        TEST(a_text_that_cannot_fit_costs_nothing),
         TEST(memory_may_run_out_anywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <malloc.h>
+#include <utf8proc.h>
 
 #include "daemon/utf8.h"
 
@@ -54,6 +56,94 @@ static void test_linear(void **state)
                      (unsigned long long)little, small, (unsigned long long)much, small * times);
         free(text);
     }
+}
+
+/* One word that is all of a text: 12 bytes a symbol, 16 for its merges, and the text itself. A
+ * sanitizer's allocator counts nothing, and the test says nothing then. */
+static void test_memory(void **state)
+{
+    (void)state;
+    enum { LENGTH = 4 << 20 };
+    char *text = repeat("a", LENGTH);
+    struct encoder *encoder = encoder_create(vectors_tokenizer);
+    assert_non_null(encoder);
+    struct mallinfo2 before = mallinfo2();
+    assert_int_equal(encoder_text(encoder, text, LENGTH, true, NULL), STATUS_OK);
+    struct mallinfo2 after = mallinfo2();
+    size_t bytes = after.uordblks + after.hblkhd - before.uordblks - before.hblkhd;
+    if (bytes > (size_t)LENGTH * 32)
+        fail_msg("%zu bytes for %d", bytes, LENGTH);
+    encoder_destroy(encoder);
+    free(text);
+}
+
+/* Bytes of the longest code point that is nothing but `code` when decomposed. */
+static void longest_spelling(unsigned char *longest)
+{
+    utf8proc_int32_t parts[16];
+    for (int32_t code = 0; code < 0x110000; ++code) {
+        if (!utf8proc_codepoint_valid(code))
+            continue;
+        int boundary = 0;
+        char bytes[4];
+        utf8proc_ssize_t count = utf8proc_decompose_char(
+            code, parts, 16, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &boundary);
+        unsigned char length = (unsigned char)utf8_write((uint32_t)code, bytes);
+        if (count == 1 && length > longest[parts[0]])
+            longest[parts[0]] = length;
+    }
+}
+
+/* TOKENIZER_NFC_SHRINK, for every code point: what NFC makes of a text is code points, and what can
+ * have become one of them is at most the longest spelling of each of its parts. A code point of
+ * several parts is no longer than those together, so spelling parts apart is the worst. */
+static void test_shrink(void **state)
+{
+    (void)state;
+    unsigned char *longest = calloc(0x110000, 1);
+    utf8proc_int32_t parts[16];
+    assert_non_null(longest);
+    longest_spelling(longest);
+    size_t most = 0;
+    for (int32_t code = 0; code < 0x110000; ++code) {
+        if (!utf8proc_codepoint_valid(code))
+            continue;
+        int boundary = 0;
+        char bytes[4];
+        size_t length = utf8_write((uint32_t)code, bytes), apart = 0;
+        utf8proc_ssize_t count = utf8proc_decompose_char(
+            code, parts, 16, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &boundary);
+        for (utf8proc_ssize_t i = 0; i < count; ++i)
+            apart += longest[parts[i]];
+        assert_true(length <= apart);
+        most = 10 * apart / length > most ? 10 * apart / length : most;
+    }
+    assert_int_equal(most, 35); /* U+0390, from 3 + 2 + 2 bytes to 2 */
+    assert_true(most <= 10 * TOKENIZER_NFC_SHRINK);
+    free(longest);
+}
+
+/* Texts of few tokens for their bytes are never said to have more than they have. */
+static void test_least_tokens(void **state)
+{
+    (void)state;
+    static const char *const dense[] = {
+        " ", "\xE1\xBE\xBE\xCC\x88\xCC\x81", "<|im_end|>", "a", "-", "\xE2\x84\xAA", "="};
+    for (size_t i = 0; i < sizeof dense / sizeof *dense; ++i) {
+        char *text = repeat(dense[i], 65536 / strlen(dense[i]) * strlen(dense[i]));
+        size_t length = 65536 / strlen(dense[i]) * strlen(dense[i]), count;
+        struct arena *arena = arena_create(1 << 20);
+        int32_t *ids;
+        assert_int_equal(
+            tokenizer_encode(vectors_tokenizer, text, length, true, arena, &ids, &count, NULL),
+            STATUS_OK);
+        size_t least = tokenizer_least_tokens(vectors_tokenizer, length);
+        assert_true(least > 0 && least <= count);
+        arena_destroy(arena);
+        free(text);
+    }
+    assert_int_equal(tokenizer_least_tokens(vectors_tokenizer, 0), 0);
+    assert_int_equal(tokenizer_least_tokens(vectors_tokenizer, 1), 1);
 }
 
 /* Marks in descending classes: an ordering by neighbours would take hours. */
@@ -132,9 +222,9 @@ static void test_classes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_marks),
-        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_linear), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_shrink), cmocka_unit_test(test_least_tokens),
+        cmocka_unit_test(test_marks),  cmocka_unit_test(test_classes),
     };
     return cmocka_run_group_tests(tests, vectors_setup, vectors_teardown);
 }
