@@ -104,6 +104,20 @@ void rpc_call_release_locked(struct rpc_call *call)
     rpc_call_release(call);
 }
 
+void rpc_call_away(struct rpc_call *call)
+{
+    pthread_mutex_unlock(&call->lock);
+}
+
+bool rpc_call_back(struct rpc_call *call)
+{
+    pthread_mutex_lock(&call->lock);
+    if (!call->cancelled)
+        return true;
+    rpc_call_end(call, STATUS_CANCELLED, "the client left");
+    return false;
+}
+
 static void start_batch(struct rpc_call *call, const grpc_op *ops, size_t count,
                         struct rpc_tag *tag)
 {
@@ -313,21 +327,36 @@ static void start_unpacked(struct rpc_call *call)
     ProtobufCMessage *message = NULL;
     struct error error = {0};
     bool have;
-    grpc_slice slice = read_all(call->payload, &have);
     enum status status;
+    rpc_call_away(call);
+    grpc_slice slice = read_all(call->payload, &have);
     if (!have)
         status = error_set(&error, STATUS_INVALID_ARGUMENT, "request: no message was received");
     else
         status = rpc_unpack(call->method->request, GRPC_SLICE_START_PTR(slice),
                             GRPC_SLICE_LENGTH(slice), &arena, &message, &error);
-    if (status == STATUS_OK)
-        call->method->start(call, message);
-    else
-        rpc_call_fail(call, &error);
+    if (rpc_call_back(call)) {
+        if (status == STATUS_OK)
+            call->method->start(call, message);
+        else
+            rpc_call_fail(call, &error);
+    }
     grpc_slice_unref(slice);
     arena_destroy(arena);
     grpc_byte_buffer_destroy(call->payload);
     call->payload = NULL;
+}
+
+void rpc_call_begin(struct rpc_call *call)
+{
+    if (rpc_call_back(call))
+        start_unpacked(call);
+    rpc_call_release_locked(call);
+}
+
+static bool is_large(const struct rpc_call *call)
+{
+    return call->payload && grpc_byte_buffer_length(call->payload) >= RPC_LARGE;
 }
 
 static void start_call(struct rpc_call *call)
@@ -340,10 +369,12 @@ static void start_call(struct rpc_call *call)
                      "authorization: a bearer token that this server accepts is needed");
     else if (!call->method)
         rpc_call_end(call, STATUS_UNIMPLEMENTED, "no such method");
-    else if (call->method->request)
-        start_unpacked(call);
-    else
+    else if (!call->method->request)
         call->method->start(call, NULL);
+    else if (!is_large(call))
+        start_unpacked(call);
+    else if (!rpc_work_add(&call->server->work, call))
+        rpc_call_end(call, STATUS_CANCELLED, "the server stops");
 }
 
 static void on_arrived(struct rpc_call *call, bool ok)

@@ -66,7 +66,7 @@ static Jet__V1__Limits describe_limits(const struct rpc_options *options)
     limits.block_tokens = (uint32_t)from->block_tokens;
     limits.kv_blocks = from->kv_blocks;
     limits.max_queued = (uint32_t)options->max_queued;
-    limits.max_message_bytes = options->max_message_bytes;
+    limits.max_message_bytes = rpc_message_bytes(options);
     limits.max_choices = REQUEST_CHOICES_MAX;
     limits.max_logprobs = RPC_LOGPROBS_MAX;
     limits.max_stop_strings = REQUEST_STOPS_MAX;

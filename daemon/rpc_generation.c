@@ -45,6 +45,7 @@ static void start(struct rpc_call *call, const ProtobufCMessage *message, enum r
     struct arena *arena =
         arena_create(rpc_request_room(protobuf_c_message_get_packed_size(message)));
     enum status status;
+    rpc_call_away(call);
     if (!arena)
         status = error_set(&error, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
     else if (kind == REQUEST_SCORE)
@@ -53,12 +54,14 @@ static void start(struct rpc_call *call, const ProtobufCMessage *message, enum r
     else
         status = rpc_validate_generate(model, (const void *)message, rpc_call_deadline(call), arena,
                                        &spec, &error);
-    if (status == STATUS_OK) {
+    bool stays = rpc_call_back(call);
+    if (stays && status == STATUS_OK) {
         submit(call, &spec, arena);
         return;
     }
     arena_destroy(arena);
-    rpc_call_fail(call, &error);
+    if (stays)
+        rpc_call_fail(call, &error);
 }
 
 static void generate_start(struct rpc_call *call, const ProtobufCMessage *message)

@@ -24,8 +24,8 @@ struct rpc_method {
     /* The one request message, unpacked and checked before `start`. NULL: the method reads its
      * messages itself (client streaming). */
     const ProtobufCMessageDescriptor *request;
-    /* Call's lock held. Answers, ends, or leaves the call open for `pump`. `message` is gone at
-     * return. */
+    /* Call's lock held; long work between rpc_call_away and rpc_call_back. Answers, ends, or leaves
+     * the call open for `pump`. `message` is gone at return. */
     void (*start)(struct rpc_call *call, const ProtobufCMessage *message);
     /* Call's lock held: something may be ready to send. NULL for unary methods. */
     void (*pump)(struct rpc_call *call);
@@ -71,9 +71,10 @@ struct rpc_call {
     bool metadata_sent, writing, reading, cancelled, end_wanted;
     enum status end_status;
     char end_text[512];
-    int was_cancelled;     /* filled by RECV_CLOSE_ON_SERVER */
-    struct rpc_call *next; /* in the pump's queue */
-    bool queued;           /* guarded by the server's lock */
+    int was_cancelled;          /* filled by RECV_CLOSE_ON_SERVER */
+    struct rpc_call *next;      /* in the pump's queue */
+    bool queued;                /* guarded by the server's lock */
+    struct rpc_call *next_work; /* in rpc_work's queue */
     /* Generate and Score */
     struct request *request;
     struct rpc_waiter *waiter;
@@ -96,6 +97,13 @@ void rpc_call_release(struct rpc_call *call); /* without the lock */
 void rpc_call_release_locked(struct rpc_call *call);
 /* The pump's turn: takes the lock, gives up the queue's reference. */
 void rpc_call_pump(struct rpc_call *call);
+/* A worker's turn with a large request, the same. */
+void rpc_call_begin(struct rpc_call *call);
+/* Around what takes long with a large request, before anything was sent or submitted: drops the
+ * lock, so that a client that leaves meanwhile does not hold up a poller. After rpc_call_back the
+ * lock is held again; false: the client has left, and the call was ended. */
+void rpc_call_away(struct rpc_call *call);
+bool rpc_call_back(struct rpc_call *call);
 /* The rest with the lock held. Sends one message; only when nothing is being written. */
 void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message);
 /* Sends the only message and STATUS_OK. */
@@ -109,6 +117,27 @@ int64_t rpc_call_deadline(const struct rpc_call *call); /* clock_now() time */
 
 grpc_status_code rpc_status_code(enum status status);
 
+/* ---- rpc_work.c ---- */
+
+enum {
+    RPC_WORKERS = 2,
+    RPC_LARGE = 64 << 10, /* bytes of a message from which on it is theirs: some ms of tokenizing */
+};
+
+struct rpc_work {
+    pthread_t threads[RPC_WORKERS];
+    int count;
+    pthread_mutex_t lock; /* guards all below; nothing is locked under it */
+    pthread_cond_t news;
+    struct rpc_call *first, *last;
+    bool stop;
+};
+
+bool rpc_work_open(struct rpc_work *work); /* false: threads or memory ran out */
+/* Returns when the queue is empty and its last call was answered. */
+void rpc_work_close(struct rpc_work *work);
+bool rpc_work_add(struct rpc_work *work, struct rpc_call *call); /* false: closed */
+
 /* ---- the server: rpc_server.c ---- */
 
 struct rpc_server {
@@ -120,6 +149,7 @@ struct rpc_server {
     int poller_count;
     pthread_t pump;
     bool pump_running;
+    struct rpc_work work;
     int64_t opened;
     char **tokens; /* copies of the bearer tokens */
     int token_count;
@@ -162,6 +192,12 @@ void rpc_watch_all(struct rpc_server *server);
 bool rpc_watch_over(struct rpc_call *call);
 
 /* ---- shorthands ---- */
+
+/* Of one message, either way. */
+static inline size_t rpc_message_bytes(const struct rpc_options *options)
+{
+    return options->max_message_bytes ? options->max_message_bytes : (size_t)64 << 20;
+}
 
 static inline ProtobufCBinaryData rpc_text(const char *text, size_t length)
 {

@@ -6,7 +6,6 @@
 #include "daemon/rpc_private.h"
 
 enum {
-    MESSAGE_BYTES = 64 << 20,
     PING_INTERVAL_MS = 5000, /* clients may ping each 10 s: half of it forgives their jitter */
     KEEPALIVE_MS = 20000,
     KEEPALIVE_TIMEOUT_MS = 10000,
@@ -137,7 +136,7 @@ static void log_core(gpr_log_func_args *args)
 
 static grpc_server *create_server(const struct rpc_options *options)
 {
-    size_t bytes = options->max_message_bytes ? options->max_message_bytes : MESSAGE_BYTES;
+    size_t bytes = rpc_message_bytes(options);
     if (bytes > INT32_MAX)
         bytes = INT32_MAX;
     const struct {
@@ -201,6 +200,8 @@ static bool start_threads(struct rpc_server *server)
     const int most = (int)(sizeof server->pollers / sizeof *server->pollers);
     if (wanted > most)
         wanted = most;
+    if (!rpc_work_open(&server->work))
+        return false;
     server->pump_running = pthread_create(&server->pump, NULL, pump_run, server) == 0;
     while (server->pump_running && server->poller_count < wanted &&
            pthread_create(&server->pollers[server->poller_count], NULL, poller_run, server) == 0)
@@ -391,6 +392,7 @@ void rpc_close(struct rpc_server *server)
 {
     if (!server)
         return;
+    rpc_work_close(&server->work);
     pthread_mutex_lock(&server->lock);
     bool held = server->grpc && server->poller_count > 0 && !is_shut_down(server);
     pthread_mutex_unlock(&server->lock);

@@ -16,7 +16,7 @@ from grpc_tools import protoc
 
 SOURCE = pathlib.Path(os.environ.get("JETD_SOURCE", pathlib.Path(__file__).parents[2]))
 BINARY = os.environ.get("JETD_BINARY", str(SOURCE / "build/release/daemon/jetd"))
-JETCTL = os.environ.get("JETCTL_BINARY", str(SOURCE / "build/release/daemon/ctl/jetctl"))
+JETCTL = os.environ.get("JETCTL_BINARY", str(SOURCE / "build/release/daemon/jetctl"))
 DEMO = SOURCE / "ops/demo-model"
 TINY = SOURCE / "tests/data/fixtures/tiny-f32"
 START_SECONDS = 120
