@@ -1,4 +1,4 @@
-/* Tokenize, Detokenize and Abort: answered at once, on the thread that read the request. */
+/* Tokenize, Detokenize and Abort: answered at once, on the thread that has the request. */
 #include <string.h>
 
 #include "daemon/rpc_private.h"
@@ -30,13 +30,15 @@ static void tokenize_start(struct rpc_call *call, const ProtobufCMessage *messag
     struct error error = {0};
     int32_t *ids = NULL;
     size_t count = 0;
+    rpc_call_away(call);
     if (!arena)
         error_set(&error, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
     else
         tokenize(&model, request, arena, &ids, &count, &error);
-    if (error.status != STATUS_OK) {
+    bool stays = rpc_call_back(call);
+    if (stays && error.status != STATUS_OK) {
         rpc_call_fail(call, &error);
-    } else {
+    } else if (stays) {
         Jet__V1__TokenizeResponse response = JET__V1__TOKENIZE_RESPONSE__INIT;
         response.n_ids = count;
         response.ids = (uint32_t *)ids;
@@ -45,45 +47,74 @@ static void tokenize_start(struct rpc_call *call, const ProtobufCMessage *messag
     arena_destroy(arena);
 }
 
-static enum status detokenize(const struct rpc_model *model,
+/* A token's text is up to thousands of bytes, its id two or three: an answer must not be larger
+ * than a message may be. */
+static enum status check_text(size_t bytes, size_t most, struct error *error)
+{
+    if (bytes <= most)
+        return STATUS_OK;
+    return error_set(error, STATUS_INVALID_ARGUMENT,
+                     "ids: their text has %zu bytes, max_message_bytes is %zu", bytes, most);
+}
+
+static enum status detokenize(const struct rpc_server *server,
                               const Jet__V1__DetokenizeRequest *request, struct arena *arena,
                               char **text, size_t *length, struct error *error)
 {
-    if (!model->tokenizer)
+    struct rpc_model known = server->model;
+    size_t most = rpc_message_bytes(&server->options);
+    if (!known.tokenizer)
         return error_set(error, STATUS_FAILED_PRECONDITION,
                          "text: the checkpoint has no tokenizer.json");
-    struct rpc_model known = *model;
-    if (known.vocab < tokenizer_size(model->tokenizer))
-        known.vocab = tokenizer_size(model->tokenizer);
+    if (known.vocab < tokenizer_size(known.tokenizer))
+        known.vocab = tokenizer_size(known.tokenizer);
     int32_t *ids = NULL;
-    enum status status =
-        rpc_copy_ids(&known, "ids", request->ids, request->n_ids, arena, &ids, error);
-    if (status != STATUS_OK)
-        return status;
-    return tokenizer_decode(model->tokenizer, ids, request->n_ids, !request->special_tokens, arena,
-                            text, length, error);
+    size_t n = request->n_ids;
+    bool skip = !request->special_tokens;
+    enum status status = rpc_copy_ids(&known, "ids", request->ids, n, arena, &ids, error);
+    if (status == STATUS_OK)
+        status = check_text(tokenizer_raw_bytes(known.tokenizer, ids, n, skip), most, error);
+    if (status == STATUS_OK)
+        status = tokenizer_decode(known.tokenizer, ids, n, skip, arena, text, length, error);
+    if (status == STATUS_OK) /* broken bytes are three each */
+        status = check_text(*length, most, error);
+    return status;
 }
 
 static void detokenize_start(struct rpc_call *call, const ProtobufCMessage *message)
 {
     const Jet__V1__DetokenizeRequest *request = (const void *)message;
-    struct arena *arena = arena_create(
-        rpc_request_room(protobuf_c_message_get_packed_size(message)) + request->n_ids * 512);
+    const struct rpc_server *server = call->server;
+    struct arena *arena =
+        arena_create(rpc_request_room(protobuf_c_message_get_packed_size(message)) +
+                     4 * rpc_message_bytes(&server->options));
     struct error error = {0};
     char *text = NULL;
     size_t length = 0;
+    rpc_call_away(call);
     if (!arena)
         error_set(&error, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
     else
-        detokenize(&call->server->model, request, arena, &text, &length, &error);
-    if (error.status != STATUS_OK) {
+        detokenize(server, request, arena, &text, &length, &error);
+    bool stays = rpc_call_back(call);
+    if (stays && error.status != STATUS_OK) {
         rpc_call_fail(call, &error);
-    } else {
+    } else if (stays) {
         Jet__V1__DetokenizeResponse response = JET__V1__DETOKENIZE_RESPONSE__INIT;
         response.text = rpc_text(text, length);
         rpc_call_reply(call, &response.base);
     }
     arena_destroy(arena);
+}
+
+/* An id with U+0000 in it is no request's, but its beginning may be another's. */
+static void check_id(ProtobufCBinaryData id, size_t index, struct error *error)
+{
+    if (!id.len || id.len > REQUEST_ID_MAX)
+        error_set(error, STATUS_INVALID_ARGUMENT, "request_ids[%zu]: must have 1 to %d bytes",
+                  index, REQUEST_ID_MAX);
+    else if (memchr(id.data, 0, id.len))
+        error_set(error, STATUS_INVALID_ARGUMENT, "request_ids[%zu]: holds U+0000", index);
 }
 
 static void abort_start(struct rpc_call *call, const ProtobufCMessage *message)
@@ -94,9 +125,7 @@ static void abort_start(struct rpc_call *call, const ProtobufCMessage *message)
         error_set(&error, STATUS_INVALID_ARGUMENT, "request_ids: %zu, at most %d",
                   request->n_request_ids, RPC_ABORTS_MAX);
     for (size_t i = 0; i < request->n_request_ids; i++)
-        if (!request->request_ids[i].len || request->request_ids[i].len > REQUEST_ID_MAX)
-            error_set(&error, STATUS_INVALID_ARGUMENT, "request_ids[%zu]: must have 1 to %d bytes",
-                      i, REQUEST_ID_MAX);
+        check_id(request->request_ids[i], i, &error);
     if (error.status != STATUS_OK) {
         rpc_call_fail(call, &error);
         return;

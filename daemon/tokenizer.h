@@ -37,6 +37,9 @@ size_t tokenizer_least_tokens(const struct tokenizer *tokenizer, size_t bytes);
 enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
                              bool skip_special, struct arena *arena, char **text, size_t *length,
                              struct error *error);
+/* The bytes of their tokens together: tokenizer_decode's text, but for broken sequences. */
+size_t tokenizer_raw_bytes(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
+                           bool skip_special);
 /* The raw bytes of one token (may be part of a character); *length 0 when it has none. */
 const char *tokenizer_bytes(const struct tokenizer *tokenizer, int32_t id, bool skip_special,
                             size_t *length);

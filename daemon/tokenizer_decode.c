@@ -19,6 +19,17 @@ const char *tokenizer_bytes(const struct tokenizer *tokenizer, int32_t id, bool 
     return tokenizer->bytes.bytes + tokenizer->tokens[id].offset;
 }
 
+size_t tokenizer_raw_bytes(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
+                           bool skip_special)
+{
+    size_t total = 0;
+    for (size_t i = 0, bytes; i < count; ++i) {
+        tokenizer_bytes(tokenizer, ids[i], skip_special, &bytes);
+        total += bytes;
+    }
+    return total;
+}
+
 /* `from` with U+FFFD for broken parts into `to`; its length. to NULL: the length alone. */
 static size_t replace_broken(const char *from, size_t length, char *to)
 {
@@ -38,7 +49,7 @@ enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *i
                              struct error *error)
 {
     struct text raw = {0};
-    bool fine = true;
+    bool fine = text_reserve(&raw, tokenizer_raw_bytes(tokenizer, ids, count, skip_special));
     for (size_t i = 0; fine && i < count; ++i) {
         size_t bytes;
         const char *token = tokenizer_bytes(tokenizer, ids[i], skip_special, &bytes);

@@ -5,7 +5,7 @@ import math
 import grpc
 import pytest
 
-from conftest import collect
+from conftest import DEMO, collect
 
 NAN, INF = float("nan"), float("inf")
 FLOAT_MAX = 3.4028234663852886e38
@@ -95,6 +95,8 @@ def cases(pb, vocab, room):
         ("token_ids", {"token_ids": ids(*[1] * (room + 1))}),
         ("token_ids", {"token_ids": ids(*[1] * 1000000)}),
         ("text", {"text": "word " * (room + 1)}),
+        ("text: 4000000 bytes are at least", {"text": "word " * 800000}),
+        ("chat: 4000000 bytes are at least", {"chat": chat(("user", "word " * 800000))}),
         ("chat", {"chat": chat()}),
         ("chat", {"chat": chat(("", "Hi"))}),
         ("chat", {"chat": chat(("user", "word " * room))}),
@@ -210,7 +212,7 @@ def test_text_methods(pb, generation, control):
     for value in (vocab, 2**31, U32):
         request = pb.DetokenizeRequest(ids=[1, value])
         refused(lambda: [generation.Detokenize(request, timeout=10)], invalid, "ids[1]")
-    for ids in ([""], ["x" * 129], ["x"] * 1025):
+    for ids in ([""], ["x" * 129], ["x"] * 1025, ["x", "a\0b"]):
         request = pb.AbortRequest(request_ids=ids)
         refused(lambda: [generation.Abort(request, timeout=10)], invalid, "request_ids")
     for value in (-1, NAN, INF, 1e7):
@@ -219,6 +221,26 @@ def test_text_methods(pb, generation, control):
     assert not list(generation.Tokenize(pb.TokenizeRequest(text=""), timeout=10).ids)
     assert generation.Detokenize(pb.DetokenizeRequest(), timeout=10).text == ""
     serves_on(pb, generation)
+
+
+def test_detokenize_is_bounded(pb, start):
+    """Ids of two bytes whose tokens are long: the answer would be many times the request."""
+    daemon = start("--max-message-bytes", "200000", model=DEMO)
+    with daemon.channel() as channel:
+        stub = pb.GenerationStub(channel)
+        words = stub.Tokenize(pb.TokenizeRequest(text=" understanding" * 3), timeout=10).ids
+        longest = max(words, key=lambda i: len(stub.Detokenize(pb.DetokenizeRequest(ids=[i])).text))
+        size = len(stub.Detokenize(pb.DetokenizeRequest(ids=[longest]), timeout=10).text)
+        fits = 200000 // size
+        assert len(stub.Detokenize(pb.DetokenizeRequest(ids=[longest] * fits), timeout=10).text) == fits * size
+        request = pb.DetokenizeRequest(ids=[longest] * (fits + 1))
+        text = f"ids: their text has {(fits + 1) * size} bytes"
+        refused(lambda: [stub.Detokenize(request, timeout=10)], grpc.StatusCode.INVALID_ARGUMENT, text)
+        broken = stub.Tokenize(pb.TokenizeRequest(text="\u0390"), timeout=10).ids[:1]
+        assert stub.Detokenize(pb.DetokenizeRequest(ids=broken), timeout=10).text == "\ufffd"
+        request = pb.DetokenizeRequest(ids=list(broken) * 70000)  # three bytes for each of one
+        refused(lambda: [stub.Detokenize(request, timeout=10)], grpc.StatusCode.INVALID_ARGUMENT, "ids")
+    assert daemon.stop() == 0
 
 
 # ---- bytes that no protobuf library would send ----

@@ -1,5 +1,7 @@
 """The port itself: health, reflection, limits, cancels, slow readers, drains, who may connect."""
 
+import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,6 +26,8 @@ SERVICES = [
     "jet.v1.Control",
     "jet.v1.Generation",
 ]
+# One word of so many takes two seconds; builds with sanitizers are 10 times slower.
+LETTERS = 400_000 if "JETD_TEST_LIGHT" in os.environ else 4_000_000
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -175,6 +179,18 @@ def test_abort(pb, generation, control):
     assert eventually(lambda: idle(pb, control))
 
 
+def test_abort_takes_whole_ids(pb, generation, control):
+    call = generation.Generate(endless(pb, request_id="whole"))
+    next(call)
+    with pytest.raises(grpc.RpcError) as caught:
+        generation.Abort(pb.AbortRequest(request_ids=["whole\0more"]), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "request_ids[0]" in caught.value.details()
+    next(call)
+    call.cancel()
+    assert eventually(lambda: idle(pb, control))
+
+
 def test_an_id_is_taken_while_it_lives(pb, generation, control):
     call = generation.Generate(endless(pb, request_id="twin"))
     next(call)
@@ -224,6 +240,31 @@ def test_a_message_over_the_limit(pb, start):
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         text = "word " * 199_000
         assert len(stub.Tokenize(pb.TokenizeRequest(text=text), timeout=30).ids) >= 199_000
+    assert daemon.stop() == 0
+
+
+def test_large_texts_do_not_hold_up_health(pb, start):
+    """More of them at once than there are pollers, and clients that leave in the middle."""
+    daemon = start(model=DEMO)
+    options = {"grpc.max_receive_message_length": -1}
+    with daemon.channel(**options) as busy, daemon.channel() as other:
+        stub, health = pb.GenerationStub(busy), health_pb2_grpc.HealthStub(other)
+        health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        text = "".join(random.Random(1).choices("etaoinshrdlu", k=LETTERS))
+        request = pb.TokenizeRequest(text=text)
+        began = time.monotonic()
+        assert len(stub.Tokenize(request, timeout=120).ids) > 100
+        alone = time.monotonic() - began
+        calls = [stub.Tokenize.future(request, timeout=seconds) for seconds in (120, 120, 120, alone / 2)]
+        slowest = 0
+        while not all(call.done() for call in calls):
+            began = time.monotonic()
+            health.Check(health_pb2.HealthCheckRequest(), timeout=60)
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.01)
+        assert [len(call.result().ids) > 100 for call in calls[:3]] == [True] * 3
+        assert calls[3].code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert slowest < alone / 2, (slowest, alone)
     assert daemon.stop() == 0
 
 
