@@ -2,16 +2,21 @@
 
 #include <stdlib.h>
 
+/* By priority, then arrival. The first of each priority is linked to the first of the next higher
+ * and the next lower one, so that a place is found in as many steps as there are priorities:
+ * entries of one request come by the hundred, and requests of the highest priority wait behind few.
+ */
 struct queue {
     struct entry *first, *last;
+    struct entry *lowest; /* the first one of the lowest priority */
     int count;
 };
 
 struct scheduler {
     struct step_shape shape;
     struct blocks *blocks;
-    struct queue waiting, running; /* both by priority, then arrival */
-    int capacity;                  /* running sequences: each can have a token and a row a step */
+    struct queue waiting, running;
+    int capacity; /* running sequences: each can have a token and a row a step */
     int unit;
     int biases, bans; /* set aside by running and removed entries */
     int groups, turn; /* turn: the group of the next step */
@@ -32,13 +37,58 @@ static bool entry_before(const struct entry *a, const struct entry *b)
     return a->arrival < b->arrival;
 }
 
-static void queue_insert(struct queue *queue, struct entry *entry)
+/* What the entry comes right after, NULL: nothing. New ones come last of their priority. */
+static struct entry *place_find(const struct queue *queue, const struct entry *entry)
 {
     struct entry *previous = queue->last;
+    for (const struct entry *level = queue->lowest;
+         level != NULL && level->priority < entry->priority; level = level->higher)
+        previous = level->previous;
     while (previous != NULL && entry_before(entry, previous))
         previous = previous->previous;
+    return previous;
+}
+
+static bool same_priority(const struct entry *a, const struct entry *b)
+{
+    return a != NULL && b != NULL && a->priority == b->priority;
+}
+
+/* Between its neighbours already: where it is the first of its priority now, the levels say so. */
+static void level_join(struct queue *queue, struct entry *entry)
+{
+    struct entry *next = entry->next;
+    if (same_priority(entry->previous, entry))
+        return;
+    entry->higher = next != NULL ? next->higher : queue->lowest;
+    entry->lower = same_priority(next, entry) ? next->lower : next;
+    *(entry->lower != NULL ? &entry->lower->higher : &queue->lowest) = entry;
+    if (entry->higher != NULL)
+        entry->higher->lower = entry;
+}
+
+/* Between its neighbours still. */
+static void level_leave(struct queue *queue, struct entry *entry)
+{
+    if (same_priority(entry->previous, entry))
+        return;
+    struct entry *heir = same_priority(entry, entry->next) ? entry->next : NULL;
+    if (heir != NULL) {
+        heir->higher = entry->higher;
+        heir->lower = entry->lower;
+    }
+    *(entry->lower != NULL ? &entry->lower->higher : &queue->lowest) =
+        heir != NULL ? heir : entry->higher;
+    if (entry->higher != NULL)
+        entry->higher->lower = heir != NULL ? heir : entry->lower;
+}
+
+static void queue_insert(struct queue *queue, struct entry *entry)
+{
+    struct entry *previous = place_find(queue, entry);
     entry->previous = previous;
     entry->next = previous == NULL ? queue->first : previous->next;
+    level_join(queue, entry);
     *(previous == NULL ? &queue->first : &previous->next) = entry;
     *(entry->next == NULL ? &queue->last : &entry->next->previous) = entry;
     queue->count++;
@@ -46,6 +96,7 @@ static void queue_insert(struct queue *queue, struct entry *entry)
 
 static void queue_remove(struct queue *queue, struct entry *entry)
 {
+    level_leave(queue, entry);
     *(entry->previous == NULL ? &queue->first : &entry->previous->next) = entry->next;
     *(entry->next == NULL ? &queue->last : &entry->next->previous) = entry->previous;
     entry->previous = entry->next = NULL;

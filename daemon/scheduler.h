@@ -45,6 +45,7 @@ struct entry {
     int sampled; /* samples in submitted steps */
     int group;   /* whose turns it decodes in */
     struct entry *previous, *next;
+    struct entry *higher, *lower; /* of the first of a priority: the first of the next ones */
 };
 
 struct batch_item {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <time.h>
 
 #include "daemon/scheduler.h"
 
@@ -494,6 +495,76 @@ static void test_random(void **state)
         random_run(seed);
 }
 
+/* The one that has to run next, looked for in all that wait; NULL: none waits. */
+static struct entry *first_waiting(struct entry *entry, int count)
+{
+    struct entry *first = NULL;
+    for (int i = 0; i < count; i++) {
+        if (entry[i].state != ENTRY_WAITING)
+            continue;
+        if (first == NULL || entry[i].priority > first->priority ||
+            (entry[i].priority == first->priority && entry[i].arrival < first->arrival))
+            first = &entry[i];
+    }
+    return first;
+}
+
+static void test_random_priorities(void **state)
+{
+    (void)state;
+    enum { COUNT = 3000 };
+    static struct entry entry[COUNT];
+    struct step_shape shape = SHAPE;
+    struct bench bench;
+    shape.slots = shape.max_sequences = 1;
+    bench_open(&bench, &shape);
+    random_state = 11;
+    int added = 0;
+    for (;;) {
+        int more = random_below(6);
+        for (; more > 0 && added < COUNT; more--) {
+            entry[added].priority = random_below(random_below(2) == 0 ? 3 : 100) - 1;
+            entry_add(&bench, &entry[added++], 1, 1);
+        }
+        if (added > 0) /* some leave before their turn */
+            scheduler_remove(bench.scheduler, &entry[random_below(added)]);
+        struct entry *next = first_waiting(entry, added);
+        struct batch *batch = compose(&bench);
+        if (next == NULL && added == COUNT)
+            break;
+        assert_int_equal(batch->items, next != NULL);
+        if (next == NULL)
+            continue;
+        assert_ptr_equal(batch->item[0].entry, next);
+        scheduler_release(bench.scheduler, next);
+    }
+    bench_close(&bench);
+}
+
+/* As many as 1024 requests of 128 choices: those of a higher priority must not walk past them all.
+ * Processor time, with room for a factor of 50; the walk took minutes. */
+static void test_many_of_lower_priority(void **state)
+{
+    (void)state;
+    enum { COUNT = 1 << 17 };
+    struct bench bench;
+    struct entry *entry = calloc(2 * COUNT, sizeof *entry);
+    assert_non_null(entry);
+    bench_open(&bench, &SHAPE);
+    clock_t began = clock();
+    for (int i = 0; i < 2 * COUNT; i++) {
+        entry[i].priority = i < COUNT ? 0 : 1 + i % 7;
+        entry_add(&bench, &entry[i], 1, 1);
+    }
+    assert_int_equal(scheduler_waiting(bench.scheduler), 2 * COUNT);
+    for (int i = 0; i < 2 * COUNT; i++)
+        scheduler_remove(bench.scheduler, &entry[i]);
+    assert_true(clock() - began < 2 * CLOCKS_PER_SEC);
+    assert_int_equal(scheduler_waiting(bench.scheduler), 0);
+    bench_close(&bench);
+    free(entry);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -510,6 +581,8 @@ int main(void)
         cmocka_unit_test(test_paused_are_passed_by),
         cmocka_unit_test(test_shapes_that_cannot_work),
         cmocka_unit_test(test_random),
+        cmocka_unit_test(test_random_priorities),
+        cmocka_unit_test(test_many_of_lower_priority),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
