@@ -158,7 +158,8 @@ static bool streams_open(struct sequence *sequence, const struct engine *engine)
         return true;
     struct stream_options options = {.tokenizer = engine->options.tokenizer,
                                      .stops = sequence->job->stops,
-                                     .include_stop = spec->include_stop};
+                                     .include_stop = spec->include_stop,
+                                     .min_tokens = spec->min_new_tokens};
     sequence->stream = stream_create(&options);
     if (sequence->stream == NULL)
         return false;

@@ -18,9 +18,9 @@ struct stops {
 
 struct stream {
     const struct tokenizer *tokenizer;
-    const struct stops *stops; /* NULL: none */
-    uint16_t *state;           /* [stops] how much of the stop string the text ends with */
-    int matched;
+    const struct stops *stops;       /* NULL: none */
+    uint16_t *state;                 /* [stops] how much of the stop string the text ends with */
+    int matched, min_tokens, tokens; /* tokens: pushed so far */
     bool include_stop;
     char partial[PARTIAL_MAX]; /* the beginning of a character */
     size_t partial_length;
@@ -102,6 +102,7 @@ struct stream *stream_create(const struct stream_options *options)
     stream->tokenizer = options->tokenizer;
     stream->stops = stops;
     stream->include_stop = options->include_stop;
+    stream->min_tokens = options->min_tokens;
     stream->matched = -1;
     /* held back + one token of broken bytes */
     size_t room = (options->tokenizer->longest + 2 * PARTIAL_MAX) * REPLACEMENT_BYTES;
@@ -124,14 +125,16 @@ void stream_destroy(struct stream *stream)
 
 /* ---- decoding ------------------------------------------------------------------------------ */
 
-/* Adds a byte of decoded text; the stop strings end the stream when one is complete. */
+/* Adds a byte of decoded text; the stop strings end the stream when one is complete and counts. */
 static void held_add(struct stream *stream, char byte)
 {
     const struct stops *stops = stream->stops;
     size_t longest = 0;
     stream->held[stream->held_length++] = byte;
     for (int i = 0; stops != NULL && i < stops->count; ++i) {
-        if (!search_byte(stops, i, byte, &stream->state[i]) || stops->strings[i].length <= longest)
+        bool complete = search_byte(stops, i, byte, &stream->state[i]);
+        if (!complete || stream->tokens <= stream->min_tokens ||
+            stops->strings[i].length <= longest)
             continue;
         stream->matched = i;
         longest = stops->strings[i].length;
@@ -187,6 +190,7 @@ enum status stream_push(struct stream *stream, int32_t id, const char **text, si
                         int *matched)
 {
     held_trim(stream);
+    ++stream->tokens;
     if (stream->matched < 0) {
         size_t bytes;
         const char *token = tokenizer_bytes(stream->tokenizer, id, true, &bytes);

@@ -86,6 +86,7 @@ struct stream_options {
     const struct tokenizer *tokenizer;
     const struct stops *stops; /* NULL: none */
     bool include_stop;         /* the matched stop string stays in the text */
+    int min_tokens;            /* a stop string that these complete does not count */
 };
 
 struct stream *stream_create(const struct stream_options *options);
@@ -94,7 +95,8 @@ void stream_destroy(struct stream *stream);
  * characters that no stop string can still claim. `*matched` >= 0: that stop string is complete;
  * the text before it (or with it) was released and the stream is at its end: further tokens give
  * nothing. The stop string that is complete first wins, the longest among several that end at the
- * same character: tokens' borders play no part. */
+ * same character: tokens' borders play no part. With min_tokens it is the first that a later token
+ * completes, though it may have begun before. */
 enum status stream_push(struct stream *stream, int32_t id, const char **text, size_t *length,
                         int *matched);
 /* The end without a stop: releases what was held back, U+FFFD for an unfinished character. */

@@ -11,13 +11,17 @@
 
 #include "daemon/request.h"
 
-static struct stream *stream_of(const struct stops *stops, bool include)
+static struct stream *stream_with(struct stream_options options)
 {
-    const struct stream_options options = {
-        .tokenizer = vectors_tokenizer, .stops = stops, .include_stop = include};
+    options.tokenizer = vectors_tokenizer;
     struct stream *stream = stream_create(&options);
     assert_non_null(stream);
     return stream;
+}
+
+static struct stream *stream_of(const struct stops *stops, bool include)
+{
+    return stream_with((struct stream_options){.stops = stops, .include_stop = include});
 }
 
 static struct stops *stops_of(const struct stop_string *strings, int count)
@@ -233,6 +237,42 @@ static void test_held_back(void **state)
     stops_destroy(stops);
 }
 
+/* What min_tokens complete passes; what they begin counts, and so does what overlaps. */
+static void test_stops_after_min_tokens(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text, *expected;
+        int min_tokens, matched;
+    } cases[] = {
+        {"xaaxaaxaax", "x", 2, 0},    /* the third byte completes the first */
+        {"xaaxaaxaax", "xaax", 3, 0}, /* the second */
+        {"xaaxaaxaax", "xaax", 5, 0},
+        {"xaaxaaxaax", "xaaxaax", 6, 0},
+        {"xaaxaaxaax", "xaaxaaxaax", 9, -1},
+        {"xaaaax", "xa", 3, 0}, /* the second and third a, after the first two */
+        {"xaaaax", "xaa", 4, 0},
+    };
+    const struct stop_string string = STOP("aa");
+    struct stops *stops = stops_of(&string, 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        struct stream *stream =
+            stream_with((struct stream_options){.stops = stops, .min_tokens = cases[i].min_tokens});
+        char out[64];
+        const char *rest;
+        size_t length;
+        int matched;
+        size_t total = bytes_push(stream, cases[i].text, strlen(cases[i].text), out, &matched);
+        stream_finish(stream, &rest, &length);
+        memcpy(out + total, rest, length);
+        assert_int_equal(matched, cases[i].matched);
+        assert_int_equal(total + length, strlen(cases[i].expected));
+        assert_memory_equal(out, cases[i].expected, total + length);
+        stream_destroy(stream);
+    }
+    stops_destroy(stops);
+}
+
 /* A plain search, step by step over the whole text, for random small alphabets. */
 static void test_stops_random(void **state)
 {
@@ -279,9 +319,13 @@ static void test_stops_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_code_points), cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_random),      cmocka_unit_test(test_stops),
-        cmocka_unit_test(test_held_back),   cmocka_unit_test(test_stops_random),
+        cmocka_unit_test(test_code_points),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_held_back),
+        cmocka_unit_test(test_stops_random),
+        cmocka_unit_test(test_stops_after_min_tokens),
     };
     return cmocka_run_group_tests(tests, vectors_setup, vectors_teardown);
 }
