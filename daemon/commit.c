@@ -7,12 +7,6 @@ static const struct ending NOT_FINITE = {
     .detail = "the model produced logits that are not finite",
     .matched_id = -1,
 };
-static const struct ending NO_MEMORY = {
-    .reason = FINISH_ERROR,
-    .status = STATUS_RESOURCE_EXHAUSTED,
-    .detail = "out of memory",
-    .matched_id = -1,
-};
 
 static size_t tops_of(const struct request_spec *spec)
 {
@@ -20,26 +14,6 @@ static size_t tops_of(const struct request_spec *spec)
 }
 
 /* ---- sampled tokens ----------------------------------------------------------------------- */
-
-/* What the stream held back, as a delta without a token. */
-static bool text_flush(struct engine *engine, struct sequence *sequence)
-{
-    const char *text;
-    size_t length;
-    if (sequence->stream == NULL)
-        return true;
-    if (stream_finish(sequence->stream, &text, &length) != STATUS_OK)
-        return false;
-    if (!sequence->job->spec->text || length == 0)
-        return true;
-    struct event *event =
-        event_create(EVENT_DELTA, sequence->index, (struct event_room){.text = length});
-    if (event == NULL)
-        return false;
-    event_add_text(event, text, length);
-    job_send(engine, sequence->job, event);
-    return true;
-}
 
 /* *matched: the stop string that this token completed, -1: none. */
 static bool token_send(struct engine *engine, struct sequence *sequence,
@@ -78,14 +52,12 @@ static void token_commit(struct engine *engine, struct sequence *sequence,
     engine->load.generated_tokens++;
     struct ending ending = {.reason = FINISH_NONE, .matched_id = stops ? result->token : -1};
     if ((!stops || spec->include_stop) && !token_send(engine, sequence, result, &matched))
-        ending = NO_MEMORY;
+        ending = ending_no_memory;
     else if (matched >= 0) {
         ending.reason = FINISH_STOP;
         ending.matched_stop = &spec->stops[matched];
     } else if (stops || sequence->sampled == spec->max_new_tokens) {
         ending.reason = stops ? FINISH_STOP : FINISH_LENGTH;
-        if (!text_flush(engine, sequence))
-            ending = NO_MEMORY;
     }
     if (ending.reason != FINISH_NONE)
         sequence_end(engine, sequence, &ending);
@@ -169,7 +141,7 @@ static void item_commit(struct engine *engine, struct sequence *sequence,
     }
     bool echoes = spec->echo && item->context < sequence->entry.inputs;
     if (echoes && !echo_send(engine, sequence, item, results))
-        sequence_end(engine, sequence, &NO_MEMORY);
+        sequence_end(engine, sequence, &ending_no_memory);
     else if (item->sample >= 0)
         token_commit(engine, sequence, &results[item->scored]);
 }

@@ -5,6 +5,38 @@
 
 #include "daemon/engine_private.h"
 
+const struct ending ending_no_memory = {
+    .reason = FINISH_ERROR,
+    .status = STATUS_RESOURCE_EXHAUSTED,
+    .detail = "out of memory",
+    .matched_id = -1,
+};
+
+/* What a stream held back, as a delta without a token; false: out of memory. */
+static bool stream_flush(struct engine *engine, struct sequence *sequence, struct stream *stream)
+{
+    const char *text;
+    size_t length;
+    if (stream == NULL || stream_finish(stream, &text, &length) != STATUS_OK || length == 0 ||
+        !sequence->job->spec->text)
+        return true;
+    struct event *event =
+        event_create(EVENT_DELTA, sequence->index, (struct event_room){.text = length});
+    if (event == NULL)
+        return false;
+    event_add_text(event, text, length);
+    job_send(engine, sequence->job, event);
+    return true;
+}
+
+/* However it ends: the text of every id that went out goes out too. */
+static bool text_flush(struct engine *engine, struct sequence *sequence)
+{
+    bool echo = sequence->echo_stream != sequence->stream;
+    return (!echo || stream_flush(engine, sequence, sequence->echo_stream)) &&
+           stream_flush(engine, sequence, sequence->stream);
+}
+
 static struct event *finished_fill(struct engine *engine, struct sequence *sequence,
                                    const struct ending *ending)
 {
@@ -20,6 +52,7 @@ static struct event *finished_fill(struct engine *engine, struct sequence *seque
         memcpy(text, ending->matched_stop->text, ending->matched_stop->length);
         text[ending->matched_stop->length] = '\0';
         event->matched_stop = text;
+        event->matched_stop_length = ending->matched_stop->length;
     }
     event->prompt_tokens = sequence->job->spec->prompt_tokens;
     event->completion_tokens = sequence->sampled;
@@ -38,7 +71,7 @@ static void job_close(struct engine *engine, struct job *job, enum finish_reason
         job->next->previous = job->previous;
     if (reason == FINISH_STOP || reason == FINISH_LENGTH)
         engine->load.finished++;
-    else if (reason == FINISH_CANCELLED)
+    else if (reason == FINISH_CANCELLED || reason == FINISH_DEADLINE)
         engine->load.cancelled++;
     else
         engine->load.failed++;
@@ -50,6 +83,8 @@ void sequence_end(struct engine *engine, struct sequence *sequence, const struct
     struct job *job = sequence->job;
     if (sequence->ended)
         return;
+    if (!text_flush(engine, sequence) && ending->reason != FINISH_ERROR)
+        ending = &ending_no_memory;
     sequence->ended = true;
     scheduler_remove(engine->scheduler, &sequence->entry);
     struct event *event = finished_fill(engine, sequence, ending);

@@ -141,7 +141,8 @@ struct ending {
     const struct stop_string *matched_stop; /* NULL: none */
     int32_t matched_id;                     /* -1: none */
 };
-/* Phase one: the FINISHED event, no further step. */
+extern const struct ending ending_no_memory;
+/* Phase one: what the streams hold back, the FINISHED event, no further step. */
 void sequence_end(struct engine *engine, struct sequence *sequence, const struct ending *ending);
 /* Phase two, where it has ended and no step mentions it: slot and blocks go back, and with the last
  * choice the job. */

@@ -48,7 +48,7 @@ struct request_spec {
     int prompt_tokens;
     struct sampling sampling;
     int max_new_tokens; /* >= 1 for GENERATE; prompt + new <= max_model_len */
-    int min_new_tokens; /* no eos or stop id before; stop strings end also earlier */
+    int min_new_tokens; /* no eos or stop id among them, and no stop string ends with them */
     int choices;        /* n; choice i draws with seed + i */
     int priority;       /* higher runs first */
     int logprobs;       /* -1: none; 0: the chosen; k: also the k best */
@@ -104,7 +104,8 @@ struct event {
     enum status status;       /* FINISH_ERROR, CANCELLED, DEADLINE: why */
     char detail[160];         /* and in words; "" when ok */
     const char *matched_stop; /* the stop string; NULL none */
-    int32_t matched_id;       /* stop id, -1 none */
+    size_t matched_stop_length;
+    int32_t matched_id; /* stop id, -1 none */
     int completion_tokens;
     double queued, prefill, decode; /* seconds */
     bool last;                      /* no further event of this request will come */

@@ -126,7 +126,7 @@ static void send_finished(struct rpc_call *call, const struct event *event,
     finished.index = (uint32_t)event->choice;
     finished.reason = reason_of(event->reason);
     if (event->matched_stop)
-        finished.matched_stop = rpc_text(event->matched_stop, strlen(event->matched_stop));
+        finished.matched_stop = rpc_text(event->matched_stop, event->matched_stop_length);
     if (event->reason == FINISH_STOP && event->matched_id >= 0) {
         finished.matched_stop_id_presence_case =
             JET__V1__FINISHED__MATCHED_STOP_ID_PRESENCE_MATCHED_STOP_ID;

@@ -133,6 +133,26 @@ def test_stop_string_ends_the_text(pb, generation):
         assert finished[0].matched_stop == stop
 
 
+def test_a_matched_stop_is_whole(pb, generation):
+    ids = encode(pb, generation, "\x00a")
+    sampling = pb.SamplingParams(temperature=0, logit_bias={ids[0]: 100})
+    request = pb.GenerateRequest(text=PROMPT, max_new_tokens=5, stop=["\x00\x00"], sampling=sampling)
+    _, outputs, finished = collect(generation.Generate(request, timeout=30))
+    assert finished[0].matched_stop == "\x00\x00"
+    assert finished[0].usage.completion_tokens == 2 and outputs[0][1] == ""
+
+
+def test_stop_strings_wait_for_min_new_tokens(pb, generation):
+    request = greedy(pb, text=PROMPT, max_new_tokens=20, ignore_eos=True)
+    whole = collect(generation.Generate(request, timeout=60))[1][0][1]
+    request.stop.append(whole[2:4])
+    early = collect(generation.Generate(request, timeout=30))[2][0]
+    assert early.reason == pb.Finished.STOP and early.usage.completion_tokens < 10
+    request.min_new_tokens = 10
+    late = collect(generation.Generate(request, timeout=30))[2][0]
+    assert late.usage.completion_tokens > 10
+
+
 def test_stop_id_ends_the_ids(pb, generation):
     request = greedy(pb, text=PROMPT, max_new_tokens=10)
     ids = collect(generation.Generate(request, timeout=60))[1][0][0]

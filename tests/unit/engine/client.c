@@ -166,8 +166,10 @@ static void finished_hear(struct heard *heard, const struct event *event)
     heard->status = event->status;
     strcpy(heard->detail, event->detail);
     heard->has_matched_stop = event->matched_stop != NULL;
+    heard->matched_stop_length = event->matched_stop_length;
+    assert_true(event->matched_stop_length < sizeof heard->matched_stop);
     if (event->matched_stop != NULL)
-        strncpy(heard->matched_stop, event->matched_stop, sizeof heard->matched_stop - 1);
+        memcpy(heard->matched_stop, event->matched_stop, event->matched_stop_length);
     heard->matched_id = event->matched_id;
     heard->completion_tokens = event->completion_tokens;
 }

@@ -40,6 +40,7 @@ struct heard {
     enum finish_reason reason;
     enum status status;
     char detail[160], matched_stop[64];
+    size_t matched_stop_length;
     bool has_matched_stop;
     int matched_id, completion_tokens;
 };

@@ -12,16 +12,17 @@
 #include "client.h"
 #include "daemon/base/clock.h"
 #include "daemon/engine_private.h"
+#include "daemon/tokenizer_private.h"
 
-struct text {
+struct decoded {
     struct arena *arena;
     char *bytes;
     size_t length;
 };
 
-static struct text decode(const struct bench *bench, const int32_t *ids, int count)
+static struct decoded decode(const struct bench *bench, const int32_t *ids, int count)
 {
-    struct text text = {.arena = arena_create(SIZE_MAX)};
+    struct decoded text = {.arena = arena_create(SIZE_MAX)};
     assert_int_equal(tokenizer_decode(bench->tokenizer, ids, (size_t)count, true, text.arena,
                                       &text.bytes, &text.length, NULL),
                      STATUS_OK);
@@ -30,7 +31,7 @@ static struct text decode(const struct bench *bench, const int32_t *ids, int cou
 
 static void text_expect(const struct bench *bench, const struct heard *heard)
 {
-    struct text text = decode(bench, heard->id, heard->ids);
+    struct decoded text = decode(bench, heard->id, heard->ids);
     assert_int_equal(heard->text_length, text.length);
     assert_memory_equal(heard->text, text.bytes, text.length);
     arena_destroy(text.arena);
@@ -93,8 +94,8 @@ static void test_echoed_text(void **state)
         if (variant < 2) {
             text_expect(&bench, &client.heard[0]);
         } else {
-            struct text before = decode(&bench, prompt, 300);
-            struct text after = decode(&bench, client.heard[0].id + 300, 40);
+            struct decoded before = decode(&bench, prompt, 300);
+            struct decoded after = decode(&bench, client.heard[0].id + 300, 40);
             assert_int_equal(client.heard[0].text_length, before.length + after.length);
             assert_memory_equal(client.heard[0].text, before.bytes, before.length);
             assert_memory_equal(client.heard[0].text + before.length, after.bytes, after.length);
@@ -140,6 +141,7 @@ static void test_stop_strings(void **state)
         const struct heard *heard = &cut.heard[0];
         assert_int_equal(heard->reason, FINISH_STOP);
         assert_true(heard->has_matched_stop);
+        assert_int_equal(heard->matched_stop_length, 3);
         assert_memory_equal(heard->matched_stop, stops[1].text, 3);
         assert_int_equal(heard->matched_id, -1);
         assert_int_equal(heard->text_length, first + (spec.include_stop ? 3 : 0));
@@ -147,12 +149,120 @@ static void test_stop_strings(void **state)
         assert_int_equal(heard->completion_tokens, heard->ids);
         assert_true(heard->ids < all->ids);
         assert_memory_equal(heard->id, all->id, (size_t)heard->ids * sizeof *heard->id);
-        struct text text = decode(&bench, heard->id, heard->ids);
+        struct decoded text = decode(&bench, heard->id, heard->ids);
         assert_true(text.length >= first + 3);
         arena_destroy(text.arena);
         client_close(&whole);
         client_close(&cut);
     }
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
+/* What a stop string could still claim when a request was cut off goes out: its ids did. The stop
+ * string is the output itself, so that all of it is held back. */
+static void test_held_text_comes_out_at_any_end(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client whole, cut;
+    int32_t prompt[12];
+    prompt_fill(prompt, 12, 4);
+    bench_open(&bench);
+    bench_tokenizer(&bench);
+    bench.fake.delay_us = 2000;
+    bench_start(&bench);
+    struct request_spec spec = spec_plain("whole", prompt, 12, 300);
+    spec.text = true;
+    client_run(&whole, &bench, &spec);
+    strcpy(spec.id, "cut");
+    const struct stop_string stop = {.text = whole.heard[0].text,
+                                     .length = whole.heard[0].text_length - 10};
+    assert_true(stop.length > 500 && stop.length < REQUEST_STOP_BYTES_MAX);
+    spec.stops = &stop;
+    spec.stop_count = 1;
+    for (int way = 0; way < 2; way++) {
+        spec.deadline = way == 0 ? CLOCK_NEVER : clock_now() + CLOCK_SECOND / 20;
+        client_open(&cut, &spec);
+        assert_int_equal(client_submit(&cut, &bench), STATUS_OK);
+        while (way == 0 && cut.heard[0].ids < 5)
+            assert_true(client_take(&cut, 30));
+        assert_int_equal(cut.heard[0].text_length, 0);
+        if (way == 0)
+            engine_cancel(bench.engine, cut.request);
+        client_listen(&cut);
+        assert_int_equal(cut.heard[0].reason, way == 0 ? FINISH_CANCELLED : FINISH_DEADLINE);
+        assert_true(cut.heard[0].text_length > 0 || cut.heard[0].ids == 0);
+        text_expect(&bench, &cut.heard[0]);
+        client_close(&cut);
+    }
+    client_close(&whole);
+    struct engine_load load;
+    engine_load(bench.engine, &load); /* a deadline is the client's end too */
+    assert_int_equal(load.cancelled, 2);
+    assert_int_equal(load.failed, 0);
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
+/* As vLLM does it: a stop string may end the output only with a token past min_new_tokens. */
+static void test_stop_strings_wait_for_min_new_tokens(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client client;
+    int32_t prompt[12];
+    prompt_fill(prompt, 12, 4);
+    start(&bench);
+    struct request_spec spec = spec_plain("a", prompt, 12, 100);
+    char every[16][2];
+    struct stop_string stops[16];
+    for (int i = 0; i < 16; i++) { /* common letters: one comes within some tokens */
+        every[i][0] = "etaoinsrhldcumgp"[i];
+        stops[i] = (struct stop_string){.text = every[i], .length = 1};
+    }
+    spec.text = spec.ignore_eos = true;
+    spec.stops = stops;
+    spec.stop_count = 16;
+    client_run(&client, &bench, &spec);
+    assert_int_equal(client.heard[0].reason, FINISH_STOP);
+    assert_true(client.heard[0].completion_tokens < 40);
+    client_close(&client);
+    spec.min_new_tokens = 40;
+    client_run(&client, &bench, &spec);
+    assert_int_equal(client.heard[0].reason, FINISH_STOP);
+    assert_true(client.heard[0].has_matched_stop);
+    assert_true(client.heard[0].completion_tokens > 40);
+    client_close(&client);
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
+static void test_a_stop_string_may_hold_any_character(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client client;
+    int32_t prompt[12], ids[CLIENT_IDS];
+    enum finish_reason reason;
+    start(&bench);
+    struct request_spec spec = spec_plain("a", prompt, 12, 300);
+    spec.text = spec.ignore_eos = true;
+    int32_t nul = bench.tokenizer->byte_ids[0];
+    uint32_t seed = 0;
+    for (int at = 0; at < 1 || at > 298; seed++) { /* a prompt after which U+0000 is drawn */
+        prompt_fill(prompt, 12, seed);
+        int count = expect_ids(&bench, &spec, 0, ids, &reason);
+        for (at = 0; at < count && ids[at] != nul;)
+            at++;
+    }
+    const struct stop_string stop = {.text = "\0", .length = 1};
+    spec.stops = &stop;
+    spec.stop_count = 1;
+    client_run(&client, &bench, &spec);
+    assert_int_equal(client.heard[0].reason, FINISH_STOP);
+    assert_int_equal(client.heard[0].matched_stop_length, 1);
+    client_close(&client);
     bench_settle(&bench);
     bench_close(&bench);
 }
@@ -243,6 +353,9 @@ int main(void)
         cmocka_unit_test(test_text_is_what_the_ids_decode_to),
         cmocka_unit_test(test_echoed_text),
         cmocka_unit_test(test_stop_strings),
+        cmocka_unit_test(test_held_text_comes_out_at_any_end),
+        cmocka_unit_test(test_stop_strings_wait_for_min_new_tokens),
+        cmocka_unit_test(test_a_stop_string_may_hold_any_character),
         cmocka_unit_test(test_choices_take_little_memory),
         cmocka_unit_test(test_an_echo_is_bounded_by_the_outbox),
     };
