@@ -49,7 +49,7 @@ static void token_commit(struct engine *engine, struct sequence *sequence,
     bool stops = job_stops_at(sequence->job, result->token);
     int matched = -1;
     sequence->sampled++;
-    engine->load.generated_tokens++;
+    engine->load.generated_tokens += !spec->uncounted;
     struct ending ending = {.reason = FINISH_NONE, .matched_id = stops ? result->token : -1};
     if ((!stops || spec->include_stop) && !token_send(engine, sequence, result, &matched))
         ending = ending_no_memory;
@@ -126,7 +126,7 @@ static void item_commit(struct engine *engine, struct sequence *sequence,
                         int64_t now)
 {
     const struct request_spec *spec = sequence->job->spec;
-    if (item->context < sequence->entry.inputs)
+    if (item->context < sequence->entry.inputs && !spec->uncounted)
         engine->load.prompt_tokens += (uint64_t)item->tokens;
     if (!rows_finite(results, item->scored + (item->sample >= 0))) {
         sequence_end(engine, sequence, &NOT_FINITE);

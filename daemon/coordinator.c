@@ -53,6 +53,7 @@ static enum status warm_up(struct coordinator *self, struct error *error)
         .logprobs = -1,
         .ignore_eos = true,
         .deadline = CLOCK_NEVER,
+        .uncounted = true,
     };
     struct request *request = prompt ? request_create(&spec, arena, NULL, NULL) : NULL;
     if (request == NULL) {

@@ -61,6 +61,16 @@ static struct event *finished_fill(struct engine *engine, struct sequence *seque
     return event;
 }
 
+static void end_count(struct engine_load *load, enum finish_reason reason)
+{
+    if (reason == FINISH_STOP || reason == FINISH_LENGTH)
+        load->finished++;
+    else if (reason == FINISH_CANCELLED || reason == FINISH_DEADLINE)
+        load->cancelled++;
+    else
+        load->failed++;
+}
+
 /* The last choice ended: nobody can find the request any more, and its id is free before the client
  * can know. */
 static void job_close(struct engine *engine, struct job *job, enum finish_reason reason)
@@ -69,12 +79,8 @@ static void job_close(struct engine *engine, struct job *job, enum finish_reason
     *(job->previous == NULL ? &engine->jobs : &job->previous->next) = job->next;
     if (job->next != NULL)
         job->next->previous = job->previous;
-    if (reason == FINISH_STOP || reason == FINISH_LENGTH)
-        engine->load.finished++;
-    else if (reason == FINISH_CANCELLED || reason == FINISH_DEADLINE)
-        engine->load.cancelled++;
-    else
-        engine->load.failed++;
+    if (!job->spec->uncounted)
+        end_count(&engine->load, reason);
     inbox_forget(&engine->inbox, job->request, !job->started);
 }
 

@@ -60,6 +60,7 @@ struct request_spec {
     int stop_id_count;
     int64_t deadline; /* clock_now() time, CLOCK_NEVER: none */
     bool text;        /* deltas carry text (a tokenizer is loaded) */
+    bool uncounted;   /* the daemon's own: in no counter and no histogram */
 };
 
 enum finish_reason {

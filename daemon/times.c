@@ -15,12 +15,13 @@ void times_init(struct engine_times *times)
 
 void times_token(struct engine_times *times, struct sequence *sequence, int64_t now)
 {
-    if (sequence->first == 0) {
+    const struct job *job = sequence->job;
+    bool first = sequence->first == 0;
+    if (!job->spec->uncounted)
+        histogram_observe(first ? &times->first_token : &times->between_tokens,
+                          clock_seconds(now - (first ? job->submitted : sequence->newest)));
+    if (first)
         sequence->first = now;
-        histogram_observe(&times->first_token, clock_seconds(now - sequence->job->submitted));
-    } else {
-        histogram_observe(&times->between_tokens, clock_seconds(now - sequence->newest));
-    }
     sequence->newest = now;
 }
 
@@ -33,7 +34,8 @@ void times_finish(struct engine_times *times, const struct sequence *sequence, s
     event->queued = clock_seconds(started - submitted);
     event->prefill = clock_seconds(first - started);
     event->decode = clock_seconds(now - first);
-    if (event->reason != FINISH_STOP && event->reason != FINISH_LENGTH)
+    if (sequence->job->spec->uncounted ||
+        (event->reason != FINISH_STOP && event->reason != FINISH_LENGTH))
         return;
     histogram_observe(&times->whole, clock_seconds(now - submitted));
     histogram_observe(&times->queued, event->queued);

@@ -73,7 +73,7 @@ static void job_link(struct engine *engine, struct job *job)
     if (job->next != NULL)
         job->next->previous = job;
     engine->jobs = job;
-    engine->load.requests++;
+    engine->load.requests += !job->spec->uncounted;
     if (job->spec->deadline < engine->next_deadline)
         engine->next_deadline = job->spec->deadline;
 }

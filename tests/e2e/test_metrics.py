@@ -1,9 +1,11 @@
 """The Prometheus endpoint: well-formed text whose counters agree with what was asked."""
 
 import re
+import time
 import urllib.error
 import urllib.request
 
+import grpc
 import pytest
 from conftest import DEMO
 
@@ -37,7 +39,11 @@ def daemon(start):
 
 def test_counters_and_histograms(pb, daemon):
     url = re.search(r"metrics on (\S+)", daemon.text()).group(1)
-    before, _ = scrape(url)
+    before, kinds = scrape(url)
+    counted = [key for key in before if kinds.get(key[0]) == "counter" or key[0].endswith("_count")]
+    assert len(counted) > 8
+    for key in counted:  # the warm-up's steps were run, but it is no client's request
+        assert before[key] == 0 or key[0] == "jetd_steps_total", key
     with daemon.channel() as channel:
         stub = pb.GenerationStub(channel)
         for n in (1, 3):
@@ -58,6 +64,24 @@ def test_counters_and_histograms(pb, daemon):
         bounds.sort()
         assert all(a[1] <= b[1] for a, b in zip(bounds, bounds[1:])), "buckets are cumulative"
         assert grown[name + "_sum", None] > 0
+
+
+def test_a_passed_deadline_is_no_failure(pb, daemon):
+    url = re.search(r"metrics on (\S+)", daemon.text()).group(1)
+    before, _ = scrape(url)
+    with daemon.channel() as channel:
+        request = pb.GenerateRequest(text="Once", ignore_eos=True)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(pb.GenerationStub(channel).Generate(request, timeout=0.3))
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        for _ in range(100):
+            after, _ = scrape(url)
+            if after["jetd_num_requests_running", None] == 0:
+                break
+            time.sleep(0.05)
+    grown = {key: after[key] - before[key] for key in after}
+    assert grown["jetd_request_cancelled_total", None] == 1
+    assert grown["jetd_request_failed_total", None] == 0
 
 
 @pytest.mark.parametrize("path,method,code", [("/", "GET", 404), ("/metrics", "POST", 405)])
