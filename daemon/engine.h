@@ -47,6 +47,9 @@ enum status engine_open(const struct engine_options *options, struct engine **en
 /* Cancels what still runs, then stops the thread. */
 void engine_close(struct engine *engine);
 
+/* What engine_submit would refuse now whatever the request is: so that a front end need not read a
+ * text first. Any thread. */
+enum status engine_admits(struct engine *engine, struct error *error);
 /* Queues a request; the engine holds its own reference. Errors, at once and with nothing queued:
  * RESOURCE_EXHAUSTED (queue full, or it can never fit), FAILED_PRECONDITION (draining),
  * INVALID_ARGUMENT (duplicate id among live requests). Any thread. */

@@ -45,21 +45,35 @@ static struct request *request_find(struct inbox *inbox, const char *id)
 
 /* ---- from other threads ------------------------------------------------------------------- */
 
-static enum status submit_check(const struct engine *engine, struct inbox *inbox,
-                                const struct request *request, struct error *error)
+static enum status admits(const struct engine *engine, struct error *error)
 {
+    const struct inbox *inbox = &engine->inbox;
     if (inbox->failure.status != STATUS_OK)
         return error_set(error, inbox->failure.status, "%s", inbox->failure.text);
     if (inbox->draining)
         return error_set(error, STATUS_FAILED_PRECONDITION, "the server is draining");
+    if (inbox->queued >= engine->options.max_queued)
+        return error_set(error, STATUS_RESOURCE_EXHAUSTED, "the queue is full (%d requests wait)",
+                         inbox->queued);
+    return STATUS_OK;
+}
+
+enum status engine_admits(struct engine *engine, struct error *error)
+{
+    pthread_mutex_lock(&engine->inbox.mutex);
+    enum status status = admits(engine, error);
+    pthread_mutex_unlock(&engine->inbox.mutex);
+    return status;
+}
+
+static enum status submit_check(struct inbox *inbox, const struct request *request,
+                                struct error *error)
+{
     if (request->submitted)
         return error_set(error, STATUS_INVALID_ARGUMENT, "request was submitted before");
     if (request->spec.id[0] != '\0' && request_find(inbox, request->spec.id) != NULL)
         return error_set(error, STATUS_INVALID_ARGUMENT,
                          "request_id: a live request has the same one");
-    if (inbox->queued >= engine->options.max_queued)
-        return error_set(error, STATUS_RESOURCE_EXHAUSTED, "the queue is full (%d requests wait)",
-                         inbox->queued);
     return STATUS_OK;
 }
 
@@ -68,7 +82,9 @@ enum status inbox_submit(struct engine *engine, struct request *request, struct 
 {
     struct inbox *inbox = &engine->inbox;
     pthread_mutex_lock(&inbox->mutex);
-    enum status status = submit_check(engine, inbox, request, error);
+    enum status status = admits(engine, error);
+    if (status == STATUS_OK)
+        status = submit_check(inbox, request, error);
     if (status == STATUS_OK) {
         struct request **bucket = bucket_of(inbox, request->spec.id);
         request_retain(request);

@@ -42,6 +42,10 @@ static void start(struct rpc_call *call, const ProtobufCMessage *message, enum r
     const struct rpc_model *model = &call->server->model;
     struct error error = {0};
     struct request_spec spec;
+    if (engine_admits(call->server->options.engine, &error) != STATUS_OK) {
+        rpc_call_fail(call, &error);
+        return;
+    }
     struct arena *arena =
         arena_create(rpc_request_room(protobuf_c_message_get_packed_size(message)));
     enum status status;

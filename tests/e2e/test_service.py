@@ -283,6 +283,10 @@ def test_a_full_queue_says_when_to_come_back(pb, start):
         trailers = dict(caught.value.trailing_metadata())
         assert int(trailers["retry-after-ms"]) > 0
         assert trailers["retry-after-ms"] in caught.value.details()
+        bad = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[2**32 - 1]))
+        with pytest.raises(grpc.RpcError) as caught:  # nobody looked at the request itself
+            collect(stub.Generate(bad, timeout=10))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         running.cancel()
         waiting.cancel()
     assert daemon.stop() == 0

@@ -250,6 +250,7 @@ static void test_ids_and_queue(void **state)
     }
     spec.id[0] = '4';
     client_open(&same, &spec);
+    assert_int_equal(engine_admits(bench.engine, NULL), STATUS_RESOURCE_EXHAUSTED);
     assert_int_equal(client_submit(&same, &bench), STATUS_RESOURCE_EXHAUSTED);
     engine_cancel(bench.engine, same.request); /* was never live */
     client_close(&same);
@@ -293,6 +294,7 @@ static void test_drain(void **state)
     engine_drain(bench.engine);
     struct request_spec other = spec_plain("b", prompt, 10, 60);
     client_open(&refused, &other);
+    assert_int_equal(engine_admits(bench.engine, NULL), STATUS_FAILED_PRECONDITION);
     assert_int_equal(client_submit(&refused, &bench), STATUS_FAILED_PRECONDITION);
     client_close(&refused);
     assert_false(engine_wait_idle(bench.engine, clock_now()));
@@ -400,6 +402,7 @@ static void test_a_lost_rank_ends_everything(void **state)
         assert_non_null(strstr(error.text, "rank 1 was lost"));
         struct request_spec spec = spec_plain("after", prompt, 10, 5);
         client_open(&after, &spec);
+        assert_int_equal(engine_admits(bench.engine, NULL), STATUS_PEER_LOST);
         assert_int_equal(client_submit(&after, &bench), STATUS_PEER_LOST);
         client_close(&after);
         bench_settle(&bench);
