@@ -66,8 +66,6 @@ static enum status take_floats(const Jet__V1__SamplingParams *message, struct sa
             return status;
         *fields[i].to = fields[i].value;
     }
-    if (sampling->temperature > 0 && sampling->temperature < temperature_min)
-        sampling->temperature = temperature_min;
     return STATUS_OK;
 }
 
@@ -133,10 +131,10 @@ enum status rpc_validate_sampling(const struct rpc_model *model,
     } else {
         sampling->seed = message->seed;
     }
-    if (!message)
-        return STATUS_OK;
-    enum status status = take_floats(message, sampling, error);
-    if (status != STATUS_OK)
+    enum status status = message ? take_floats(message, sampling, error) : STATUS_OK;
+    if (sampling->temperature > 0 && sampling->temperature < temperature_min)
+        sampling->temperature = temperature_min;
+    if (!message || status != STATUS_OK)
         return status;
     if (message->top_k_presence_case) {
         if (message->top_k > INT32_MAX)

@@ -104,6 +104,21 @@ static void unset_is_the_checkpoints_default(void **state)
     assert_float_equal(f->spec.sampling.repetition, 1.5, 0);
 }
 
+/* Also where it is the checkpoint's and the client says nothing. */
+static void a_tiny_temperature_is_raised(void **state)
+{
+    struct fixture *f = *state;
+    f->model.sampling.temperature = 1e-6F;
+    assert_int_equal(validate(f), STATUS_OK);
+    assert_float_equal(f->spec.sampling.temperature, 1e-4, 1e-9);
+    f->request.sampling = &f->sampling;
+    assert_int_equal(validate(f), STATUS_OK);
+    assert_float_equal(f->spec.sampling.temperature, 1e-4, 1e-9);
+    f->model.sampling.temperature = 0;
+    assert_int_equal(validate(f), STATUS_OK);
+    assert_float_equal(f->spec.sampling.temperature, 0, 0);
+}
+
 /* Presence: zero that was set is not unset. */
 static void zero_is_a_value(void **state)
 {
@@ -238,6 +253,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(unset_is_neutral),
         TEST(unset_is_the_checkpoints_default),
+        TEST(a_tiny_temperature_is_raised),
         TEST(zero_is_a_value),
         TEST(a_repeated_bias_counts_once),
         TEST(lengths_add_up),
