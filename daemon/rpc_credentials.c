@@ -1,4 +1,5 @@
 /* The address and who may connect to it. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -11,10 +12,14 @@
 
 enum { PEM_MAX = 1 << 20 };
 
+/* A name that begins with "127." is not an address. */
 static bool is_loopback(const char *host)
 {
+    struct in_addr address;
+    if (inet_pton(AF_INET, host, &address) == 1)
+        return ntohl(address.s_addr) >> 24 == 127;
     return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 ||
-           strncmp(host, "127.", 4) == 0 || strncmp(host, "unix:", 5) == 0;
+           strncmp(host, "unix:", 5) == 0;
 }
 
 /* gRPC takes any text as PEM and only fails to bind later, without a reason: so look here. */
