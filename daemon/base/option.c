@@ -10,6 +10,7 @@
 #include <yaml.h>
 
 #include "daemon/base/arena.h"
+#include "daemon/base/log.h"
 
 enum { CONFIG_BYTES_MAX = 1 << 20, STORE_BYTES_MAX = 16 << 20, ENTRIES_MAX = 256 };
 enum { FIRST_VALUE = 256 }; /* getopt results of table entries: past 1, ?, : */
@@ -159,6 +160,13 @@ static enum status load_defaults(const struct option_table *table, struct option
     return STATUS_OK;
 }
 
+/* In Kubernetes a Service named like the program sets <PREFIX>_PORT to "tcp://10.0.0.1:50051": that
+ * is said about the Service, not to us. */
+static bool is_service_link(const struct option_entry *entry, const char *text)
+{
+    return entry->type == OPTION_INT && strstr(text, "://") != NULL;
+}
+
 static enum status load_environment(const struct option_table *table, struct option_store *store,
                                     void *settings, struct error *error)
 {
@@ -172,6 +180,12 @@ static enum status load_environment(const struct option_table *table, struct opt
         const char *text = getenv(name);
         if (text == NULL)
             continue;
+        if (is_service_link(&table->entries[i], text)) {
+            log_warning("environment variable %s: \"%s\" is the address of a Kubernetes Service; "
+                        "it is ignored",
+                        name, text);
+            continue;
+        }
         char source[128];
         snprintf(source, sizeof source, "environment variable %s", name);
         enum status status = set_value(store, &table->entries[i], source, text, settings, error);

@@ -42,8 +42,10 @@ struct option_table {
 
 struct option_store; /* owns the strings that settings point into */
 
-/* Fills `settings`. Errors (STATUS_CONFIG) name the source (flag, variable, file and line) and the
- * value. The file is YAML, a flat mapping of option names. */
+/* Fills `settings`. A variable that should be a number and is a URL is passed over with a warning:
+ * Kubernetes sets JETD_PORT so for a Service named jetd. Errors (STATUS_CONFIG) name the source
+ * (flag, variable, file and line) and the value. The file is YAML, a flat mapping of option names.
+ */
 enum status option_load(const struct option_table *table, int argc, char **argv, void *settings,
                         struct option_store **store, struct error *error);
 void option_free(struct option_store *store);

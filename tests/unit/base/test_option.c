@@ -97,6 +97,23 @@ static void sources_take_precedence_in_order(void **state)
     unlink(path);
 }
 
+/* What Kubernetes sets for a Service that is named like the program is not for us. */
+static void a_service_link_is_passed_over(void **state)
+{
+    (void)state;
+    struct values values;
+    struct option_store *store;
+    struct error error = {0};
+    setenv("JETTEST_COUNT_OF", "tcp://10.0.0.1:50051", 1);
+    assert_int_equal(load((const char *[]){NULL}, &values, &store, &error), STATUS_OK);
+    assert_int_equal(values.count, 3);
+    option_free(store);
+    setenv("JETTEST_COUNT_OF", "tcp", 1);
+    assert_int_equal(load((const char *[]){NULL}, &values, &store, &error), STATUS_CONFIG);
+    assert_non_null(strstr(error.text, "JETTEST_COUNT_OF"));
+    unsetenv("JETTEST_COUNT_OF");
+}
+
 static void bad_arguments_are_named(void **state)
 {
     (void)state;
@@ -171,6 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_hold),
         cmocka_unit_test(sources_take_precedence_in_order),
+        cmocka_unit_test(a_service_link_is_passed_over),
         cmocka_unit_test(bad_arguments_are_named),
         cmocka_unit_test(bad_files_are_named_with_their_line),
         cmocka_unit_test(help_lists_every_option),
