@@ -39,6 +39,9 @@ static bool find_demo(char *path, size_t room)
 static enum status open_model(const struct settings *settings, struct rank *rank,
                               struct error *error)
 {
+    if (settings->max_model_len == 1)
+        return error_set(error, STATUS_CONFIG,
+                         "--max-model-len: 1 has no room for a prompt and a new token");
     if (settings->model_config[0] != '\0') {
         if (settings->model[0] != '\0')
             return error_set(error, STATUS_CONFIG, "--model and --model-config exclude each other");

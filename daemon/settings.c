@@ -39,7 +39,7 @@ static const struct option_entry entries[] = {
      "a rank that loads without progress for this long ends the job", 1, 86400, NULL, AT(load_timeout)},
 
     {"max-model-len", NULL, OPTION_INT, "0", "TOKENS",
-     "longest sequence, prompt and output; 0: the model's max_position_embeddings", 0, 1 << 30, NULL, AT(max_model_len)},
+     "longest sequence, prompt and output, at least 2; 0: the model's max_position_embeddings", 0, 1 << 30, NULL, AT(max_model_len)},
     {"max-num-seqs", NULL, OPTION_INT, "0", "N",
      "sequences that run at once; 0: 64 on the cpu, 256 on cuda", 0, 65536, NULL, AT(max_num_seqs)},
     {"max-num-batched-tokens", NULL, OPTION_INT, "0", "TOKENS",
