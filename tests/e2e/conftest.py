@@ -42,11 +42,12 @@ def pb(tmp_path_factory):
 
 
 class Daemon:
-    """One jetd process; `address` once it says that it serves."""
+    """One jetd process; `address` once it says that it serves. model None: its own default."""
 
     def __init__(self, *options, model=TINY, environment=None, ranks=0):
         mpirun = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks else []
-        command = [*mpirun, BINARY, "--model", str(model), "--port", "0", "--metrics-port", "-1", *options]
+        folder = ["--model", str(model)] if model else []
+        command = [*mpirun, BINARY, *folder, "--port", "0", "--metrics-port", "-1", *options]
         self.log = []
         self.address = None
         self.serving = threading.Event()

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from conftest import DEMO, Daemon, collect
+from conftest import BINARY, DEMO, Daemon, collect
 
 SERVICES = [
     "grpc.health.v1.Health",
@@ -125,6 +125,59 @@ def test_reflection_answers_each_question(channel, version):
     assert answers[2].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
+# ---- what it says of itself, and where its options come from ----
+
+
+def test_server_info(pb, shared, control):
+    info = control.GetServerInfo(pb.GetServerInfoRequest(), timeout=10)
+    version = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.split()[1] == info.version
+    assert info.grpc_version and info.device in ("cpu", "cuda") and info.fabric == "self"
+    assert (info.mesh.tensor, info.mesh.pipeline, info.mesh.context) == (1, 1, 1)
+    assert 0 < info.uptime < 3600
+    assert info.limits.max_num_seqs == 8
+    assert info.limits.max_message_bytes == 64 << 20
+    assert info.limits.max_queued == 1024
+    assert info.limits.kv_blocks > 0 and info.limits.block_tokens == 64
+    model = control.GetModelInfo(pb.GetModelInfoRequest(), timeout=10)
+    assert info.limits.max_model_len == model.max_model_len
+    assert (info.limits.max_choices, info.limits.max_logprobs) == (128, 20)
+    assert (info.limits.max_stop_strings, info.limits.max_stop_token_ids) == (16, 63)
+    assert info.limits.max_logit_bias == 1024
+
+
+def test_options_from_file_and_environment(pb, start, tmp_path):
+    """Command line before environment before file; a Kubernetes Service's variable is no option. And
+    without --model it is the demo model."""
+    file = tmp_path / "jetd.yaml"
+    file.write_text("max-num-seqs: 3\nmax-model-len: 100\nmax-queued-requests: 5\n")
+    environment = {
+        "JETD_MAX_MODEL_LEN": "200",
+        "JETD_MAX_QUEUED_REQUESTS": "6",
+        "JETD_MAX_NUM_BATCHED_TOKENS": "77",
+        "JETD_BLOCK_SIZE": "tcp://10.0.0.1:50051",
+    }
+    options = ["--config", str(file), "--max-queued-requests", "7"]
+    daemon = start(*options, model=None, environment=environment)
+    with daemon.channel() as channel:
+        control = pb.ControlStub(channel)
+        limits = control.GetServerInfo(pb.GetServerInfoRequest(), timeout=10).limits
+        assert (limits.max_num_seqs, limits.max_model_len) == (3, 200)
+        assert (limits.max_queued, limits.max_num_batched_tokens) == (7, 77)
+        assert limits.block_tokens == 64
+        info = control.GetModelInfo(pb.GetModelInfoRequest(), timeout=10)
+        assert info.name == "demo-model" and info.tokenizer_size > 0
+    assert daemon.stop() == 0
+    assert "JETD_BLOCK_SIZE" in daemon.text() and "Kubernetes" in daemon.text()
+
+
+def test_a_length_without_room_is_named():
+    refused = Daemon("--max-model-len", "1")
+    assert refused.process.wait(60) == 2
+    refused.reader.join(5)
+    assert "--max-model-len" in refused.text() and "room" in refused.text(), refused.text()
+
+
 # ---- what is not there ----
 
 
@@ -228,6 +281,55 @@ def test_many_streams_come_and_go(pb, generation, control):
     assert eventually(lambda: idle(pb, control))
 
 
+def waits(pb, stub, control, request, count, **options):
+    """Starts a call and returns it when so many wait."""
+    call = stub.Generate(request, **options)
+    assert eventually(lambda: control.GetLoad(pb.GetLoadRequest()).waiting == count)
+    return call
+
+
+@pytest.fixture(scope="module")
+def single(start):
+    """One sequence at a time: everything else waits."""
+    daemon = start("--max-num-seqs", "1")
+    yield daemon
+    assert daemon.stop() == 0, daemon.text()
+
+
+def test_priority_goes_before_arrival(pb, single):
+    with single.channel() as channel:
+        stub, control = pb.GenerationStub(channel), pb.ControlStub(channel)
+        running = stub.Generate(endless(pb))
+        next(running)
+        assert eventually(lambda: control.GetLoad(pb.GetLoadRequest()).running == 1)
+        low = waits(pb, stub, control, endless(pb, max_new_tokens=1), 1)
+        high = waits(pb, stub, control, endless(pb, priority=1), 2)
+        running.cancel()
+        while next(high).WhichOneof("event") != "delta":
+            pass
+        load = control.GetLoad(pb.GetLoadRequest(), timeout=10)
+        assert (load.running, load.waiting) == (1, 1)  # the one that came first
+        high.cancel()
+        assert collect(low)[2][0].reason == pb.Finished.LENGTH
+        assert eventually(lambda: idle(pb, control))
+
+
+def test_deadline_in_the_queue(pb, single):
+    with single.channel() as channel:
+        stub, control = pb.GenerationStub(channel), pb.ControlStub(channel)
+        running = stub.Generate(endless(pb))
+        next(running)
+        assert eventually(lambda: control.GetLoad(pb.GetLoadRequest()).running == 1)
+        late = waits(pb, stub, control, endless(pb), 1, timeout=2)
+        with pytest.raises(grpc.RpcError) as caught:
+            collect(late)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert eventually(lambda: control.GetLoad(pb.GetLoadRequest()).waiting == 0)
+        assert control.GetLoad(pb.GetLoadRequest()).running == 1
+        running.cancel()
+        assert eventually(lambda: idle(pb, control))
+
+
 # ---- limits ----
 
 
@@ -319,11 +421,12 @@ def test_a_second_daemon_on_the_port_fails(pb, shared):
     assert "bind" in second.text() and port in second.text(), second.text()
 
 
-def test_other_addresses_need_a_word(pb):
-    refused = Daemon("--host", "0.0.0.0")
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.example.org", "128.0.0.1"])
+def test_other_addresses_need_a_word(pb, host):
+    refused = Daemon("--host", host)
     assert refused.process.wait(60) != 0
     refused.reader.join(5)
-    assert "insecure" in refused.text() and "0.0.0.0" in refused.text(), refused.text()
+    assert "insecure" in refused.text() and host in refused.text(), refused.text()
 
 
 def test_other_addresses_with_the_word(pb, start):
