@@ -34,7 +34,7 @@ void bench_open_stages(struct bench *bench, int stages)
         plan_make(&model, (struct mesh){1, 1, stages}, limits, DTYPE_F32, &bench->plan, &error);
     if (status != STATUS_OK)
         fail_msg("%s", error.text);
-    bench->fake = (struct fake_options){.fail_step = -1};
+    bench->fake = (struct fake_options){.fail_step = -1, .hold_step = -1};
     plan_step_shape(bench->plan, &bench->fake.shape);
     bench->options = (struct engine_options){
         .plan = bench->plan, .max_queued = 1000, .outbox_bytes = 1 << 20, .outbox_timeout = 20};

@@ -27,6 +27,7 @@ struct executor {
     int *owner; /* [kv_blocks] slot, -1: none */
     struct flight flight[EXECUTOR_DEPTH];
     uint64_t submitted, collected;
+    _Atomic int64_t hold_step;
     int deepest;
     uint64_t *copy; /* aligned */
     char violation[256];
@@ -72,6 +73,7 @@ struct executor *fake_executor_create(const struct fake_options *options)
     if (e == NULL)
         abort();
     e->options = *options;
+    e->hold_step = options->hold_step;
     e->slot = calloc((size_t)options->shape.slots, sizeof *e->slot);
     e->owner = calloc((size_t)options->shape.kv_blocks + 1, sizeof *e->owner);
     e->copy = malloc(step_bytes_max(&options->shape));
@@ -90,6 +92,17 @@ void fake_executor_destroy(struct executor *e)
     free(e->owner);
     free(e->copy);
     free(e);
+}
+
+void fake_executor_release(struct executor *e, int64_t next)
+{
+    e->hold_step = next;
+}
+
+static void held_wait(const struct executor *e, const struct flight *flight)
+{
+    while (e->hold_step >= 0 && flight->number >= (uint64_t)e->hold_step)
+        clock_sleep(CLOCK_SECOND / 10000);
 }
 
 const char *fake_executor_violation(const struct executor *e)
@@ -249,6 +262,7 @@ enum status executor_collect(struct executor *e, struct sample_result *results, 
     struct flight *flight = &e->flight[e->collected % EXECUTOR_DEPTH];
     if (e->options.delay_us > 0)
         clock_sleep((int64_t)e->options.delay_us * 1000);
+    held_wait(e, flight);
     if (e->violation[0] != '\0')
         return error_set(error, STATUS_INTERNAL, "%s", e->violation);
     if (e->options.fail_step >= 0 && flight->number == (uint64_t)e->options.fail_step)

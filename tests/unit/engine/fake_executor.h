@@ -22,11 +22,16 @@ struct fake_options {
     struct step_shape shape;
     int delay_us;      /* of every collect */
     int64_t fail_step; /* this step's collect fails with STATUS_PEER_LOST; -1: none */
+    int64_t hold_step; /* this step's collect waits for fake_executor_release; -1: none */
     bool eos;          /* whether FAKE_EOS is ever drawn */
 };
 
 struct executor *fake_executor_create(const struct fake_options *options);
 void fake_executor_destroy(struct executor *executor);
+/* Goes on from the step that is held, or does not stop at it; `next`: the step to be held then.
+ * Time stands still for the engine's sequences while a step is held, however slow the machine is.
+ */
+void fake_executor_release(struct executor *executor, int64_t next);
 /* What was wrong first, "" when all is well. Call when the engine is closed. */
 const char *fake_executor_violation(const struct executor *executor);
 uint64_t fake_executor_steps(const struct executor *executor);

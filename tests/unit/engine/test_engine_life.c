@@ -39,13 +39,12 @@ static void test_cancel_of_running_and_waiting(void **state)
     int32_t prompt[20];
     prompt_fill(prompt, 20, 1);
     bench_open(&bench);
-    bench.fake.delay_us = 3000;
+    bench.fake.hold_step = 20;
     bench_start(&bench);
     const char *ids[] = {"first", "second", "third"};
     for (int i = 0; i < 3; i++) { /* 12 choices for 8 slots */
-        spec[i] = spec_plain(ids[i], prompt, 20, 400);
+        spec[i] = spec_plain(ids[i], prompt, 20, 100);
         spec[i].choices = 4;
-        spec[i].max_new_tokens = 100;
         client_open(&client[i], &spec[i]);
         assert_int_equal(client_submit(&client[i], &bench), STATUS_OK);
     }
@@ -55,6 +54,7 @@ static void test_cancel_of_running_and_waiting(void **state)
     engine_cancel(bench.engine, client[0].request); /* idempotent */
     assert_true(engine_abort(bench.engine, "third"));
     assert_false(engine_abort(bench.engine, "fourth"));
+    fake_executor_release(bench.executor, -1);
     for (int i = 0; i < 3; i++)
         client_listen(&client[i]);
     for (int i = 0; i < 4; i++) {
@@ -71,19 +71,19 @@ static void test_cancel_of_running_and_waiting(void **state)
     bench_close(&bench);
 }
 
-static void test_deadline_in_queue_prefill_and_decode(void **state)
+static void test_deadline_in_prefill_and_decode(void **state)
 {
     (void)state;
     struct bench bench;
-    static struct client busy[2], late[3];
+    static struct client late[2];
     int32_t prompt[450];
     prompt_fill(prompt, 450, 2);
     bench_open(&bench);
-    bench.fake.delay_us = 2000;
+    bench.fake.delay_us = 4000;
     bench_start(&bench);
-    struct request_spec spec[3];
-    spec[0] = spec_plain("decode", prompt, 10, 400); /* 0.8 s */
-    spec[0].deadline = clock_now() + CLOCK_SECOND / 2;
+    struct request_spec spec[2];
+    spec[0] = spec_plain("decode", prompt, 10, 400); /* 1.6 s at least */
+    spec[0].deadline = clock_now() + CLOCK_SECOND;
     client_open(&late[0], &spec[0]);
     assert_int_equal(client_submit(&late[0], &bench), STATUS_OK);
     client_listen(&late[0]);
@@ -92,34 +92,55 @@ static void test_deadline_in_queue_prefill_and_decode(void **state)
     beginning_expect(&bench, &spec[0], 0, &late[0].heard[0]);
 
     spec[1] = spec_plain("prefill", prompt, 450, 10);
-    spec[1].deadline = clock_now() + CLOCK_SECOND / 500; /* 3 chunks take 6 ms */
+    spec[1].deadline = clock_now() + CLOCK_SECOND / 500; /* 3 chunks take 12 ms at least */
     client_open(&late[1], &spec[1]);
     assert_int_equal(client_submit(&late[1], &bench), STATUS_OK);
     client_listen(&late[1]);
     ended_expect(&late[1].heard[0], FINISH_DEADLINE, STATUS_DEADLINE_EXCEEDED);
     assert_int_equal(late[1].heard[0].ids, 0);
+    bench_settle(&bench);
+    for (int i = 0; i < 2; i++)
+        client_close(&late[i]);
+    bench_close(&bench);
+}
 
+static void test_deadline_in_queue(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client busy[2], late;
+    int32_t prompt[10];
+    prompt_fill(prompt, 10, 2);
+    bench_open(&bench);
+    bench.fake.hold_step = 10;
+    bench_start(&bench);
+    struct request_spec spec;
     for (int i = 0; i < 2; i++) { /* all slots */
-        spec[2] = spec_plain(i ? "busy 1" : "busy 0", prompt, 10, 60);
-        spec[2].choices = 4;
-        client_open(&busy[i], &spec[2]);
+        spec = spec_plain(i ? "busy 1" : "busy 0", prompt, 10, 60);
+        spec.choices = 4;
+        client_open(&busy[i], &spec);
         assert_int_equal(client_submit(&busy[i], &bench), STATUS_OK);
     }
-    spec[2] = spec_plain("queue", prompt, 10, 10);
-    spec[2].deadline = clock_now() + CLOCK_SECOND / 50;
-    client_open(&late[2], &spec[2]);
-    assert_int_equal(client_submit(&late[2], &bench), STATUS_OK);
-    client_listen(&late[2]);
-    ended_expect(&late[2].heard[0], FINISH_DEADLINE, STATUS_DEADLINE_EXCEEDED);
-    assert_int_equal(late[2].heard[0].ids, 0);
+    while (busy[0].heard[3].ids == 0)
+        assert_true(client_take(&busy[0], 30));
+    spec = spec_plain("queue", prompt, 10, 10);
+    spec.deadline = clock_now() + CLOCK_SECOND / 50;
+    client_open(&late, &spec);
+    assert_int_equal(client_submit(&late, &bench), STATUS_OK);
+    while (clock_now() < spec.deadline)
+        clock_sleep(CLOCK_SECOND / 1000);
+    fake_executor_release(bench.executor, 15);
+    client_listen(&late);
+    ended_expect(&late.heard[0], FINISH_DEADLINE, STATUS_DEADLINE_EXCEEDED);
+    assert_int_equal(late.heard[0].ids, 0);
     assert_false(busy[0].done);
+    fake_executor_release(bench.executor, -1);
     for (int i = 0; i < 2; i++) {
         client_listen(&busy[i]);
         client_close(&busy[i]);
     }
     bench_settle(&bench);
-    for (int i = 0; i < 3; i++)
-        client_close(&late[i]);
+    client_close(&late);
     bench_close(&bench);
 }
 
@@ -236,7 +257,7 @@ static void test_ids_and_queue(void **state)
     int32_t prompt[10];
     prompt_fill(prompt, 10, 7);
     bench_open(&bench);
-    bench.fake.delay_us = 2000;
+    bench.fake.hold_step = 0;
     bench.options.max_queued = 2;
     bench_start(&bench);
     struct request_spec spec = spec_plain("0", prompt, 10, 110);
@@ -245,8 +266,13 @@ static void test_ids_and_queue(void **state)
         spec.choices = 4;
         client_open(&client[i], &spec);
         assert_int_equal(client_submit(&client[i], &bench), STATUS_OK);
-        while (i < 2 && client[i].heard[0].ids == 0)
-            assert_true(client_take(&client[i], 30));
+        if (i != 1)
+            continue;
+        fake_executor_release(bench.executor, 20);
+        while (client[0].heard[0].ids == 0 || client[1].heard[0].ids == 0) {
+            assert_true(client_take(&client[0], 30));
+            assert_true(client_take(&client[1], 30));
+        }
     }
     spec.id[0] = '4';
     client_open(&same, &spec);
@@ -254,6 +280,7 @@ static void test_ids_and_queue(void **state)
     assert_int_equal(client_submit(&same, &bench), STATUS_RESOURCE_EXHAUSTED);
     engine_cancel(bench.engine, same.request); /* was never live */
     client_close(&same);
+    fake_executor_release(bench.executor, 160); /* the first two need 110, the next two as many */
     client_listen(&client[0]);
     client_listen(&client[1]);
     spec.id[0] = '3';
@@ -264,6 +291,7 @@ static void test_ids_and_queue(void **state)
         assert_true(client_take(&client[3], 30));
     }
     assert_int_equal(client_submit(&same, &bench), STATUS_INVALID_ARGUMENT); /* lives */
+    fake_executor_release(bench.executor, -1);
     client_listen(&client[3]);
     assert_int_equal(client_submit(&same, &bench), STATUS_OK); /* its id is free at once */
     assert_int_equal(client_submit(&same, &bench), STATUS_INVALID_ARGUMENT);
@@ -285,7 +313,7 @@ static void test_drain(void **state)
     int32_t prompt[10];
     prompt_fill(prompt, 10, 8);
     bench_open(&bench);
-    bench.fake.delay_us = 3000;
+    bench.fake.hold_step = 5;
     bench_start(&bench);
     struct request_spec spec = spec_plain("a", prompt, 10, 60);
     client_open(&client, &spec);
@@ -298,6 +326,7 @@ static void test_drain(void **state)
     assert_int_equal(client_submit(&refused, &bench), STATUS_FAILED_PRECONDITION);
     client_close(&refused);
     assert_false(engine_wait_idle(bench.engine, clock_now()));
+    fake_executor_release(bench.executor, -1);
     client_listen(&client);
     heard_expect(&bench, &spec, 0, &client.heard[0]);
     bench_settle(&bench);
@@ -416,7 +445,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cancel_of_running_and_waiting),
-        cmocka_unit_test(test_deadline_in_queue_prefill_and_decode),
+        cmocka_unit_test(test_deadline_in_prefill_and_decode),
+        cmocka_unit_test(test_deadline_in_queue),
         cmocka_unit_test(test_deadline_of_a_paused_request),
         cmocka_unit_test(test_slow_reader_pauses_and_goes_on),
         cmocka_unit_test(test_reader_that_never_reads_is_ended),

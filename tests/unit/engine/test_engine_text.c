@@ -170,7 +170,7 @@ static void test_held_text_comes_out_at_any_end(void **state)
     prompt_fill(prompt, 12, 4);
     bench_open(&bench);
     bench_tokenizer(&bench);
-    bench.fake.delay_us = 2000;
+    bench.fake.delay_us = 1000;
     bench_start(&bench);
     struct request_spec spec = spec_plain("whole", prompt, 12, 300);
     spec.text = true;
