@@ -59,6 +59,17 @@ enum status rpc_copy_ids(const struct rpc_model *model, const char *field, const
 enum status rpc_check_prompt(const struct rpc_model *model, const char *field, size_t count,
                              int reserve, struct error *error);
 
+/* ---- rpc_convert.c ---- */
+
+enum status rpc_tokenize(const struct rpc_model *model, const Jet__V1__TokenizeRequest *request,
+                         struct arena *arena, int32_t **ids, size_t *count, struct error *error);
+/* `most`: bytes that the text may have. */
+enum status rpc_detokenize(const struct rpc_model *model, const Jet__V1__DetokenizeRequest *request,
+                           size_t most, struct arena *arena, char **text, size_t *length,
+                           struct error *error);
+/* Whether every id can be a request's. */
+enum status rpc_check_abort(const Jet__V1__AbortRequest *request, struct error *error);
+
 /* ---- rpc_sampling.c ---- */
 
 enum status rpc_validate_sampling(const struct rpc_model *model,

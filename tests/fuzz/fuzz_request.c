@@ -1,8 +1,10 @@
-/* Request bytes as they come from a client: unpacked, their text checked, validated against a model
- * with a tokenizer and one without. What passes must be a request the engine can take. */
+/* Request bytes as they come from a client (the first says to which method): unpacked, their text
+ * checked, validated against a model with a tokenizer and one without. What passes must be a
+ * request the engine can take, text within its bound, or ids that are C strings. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/base/clock.h"
 #include "daemon/rpc_unpack.h"
@@ -11,7 +13,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-enum { LENGTH = 128 };
+enum { LENGTH = 128, TEXT_BYTES = 1000 };
+enum kind { GENERATE, SCORE, TOKENIZE, DETOKENIZE, ABORT, KINDS };
 
 static struct rpc_model with_text, without_text;
 
@@ -72,42 +75,91 @@ static void check_error(enum status status, const struct error *error)
          status == STATUS_UNIMPLEMENTED || status == STATUS_RESOURCE_EXHAUSTED);
 }
 
-static void validate(const struct rpc_model *model, bool score, const ProtobufCMessage *message,
+static enum status generate(const struct rpc_model *model, bool score,
+                            const ProtobufCMessage *message, struct arena *arena,
+                            struct error *error)
+{
+    struct request_spec spec;
+    enum status status =
+        score
+            ? rpc_validate_score(model, (const void *)message, CLOCK_NEVER, arena, &spec, error)
+            : rpc_validate_generate(model, (const void *)message, CLOCK_NEVER, arena, &spec, error);
+    if (status == STATUS_OK)
+        check_spec(model, &spec);
+    return status;
+}
+
+static enum status tokenize(const struct rpc_model *model, const ProtobufCMessage *message,
+                            struct arena *arena, struct error *error)
+{
+    int32_t *ids = NULL;
+    size_t count = 0;
+    enum status status = rpc_tokenize(model, (const void *)message, arena, &ids, &count, error);
+    for (size_t i = 0; status == STATUS_OK && i < count; i++)
+        need(ids[i] >= 0 && ids[i] < tokenizer_size(model->tokenizer));
+    return status;
+}
+
+static enum status detokenize(const struct rpc_model *model, const ProtobufCMessage *message,
+                              struct arena *arena, struct error *error)
+{
+    char *text = NULL;
+    size_t length = 0;
+    enum status status =
+        rpc_detokenize(model, (const void *)message, TEXT_BYTES, arena, &text, &length, error);
+    if (status == STATUS_OK)
+        need(length <= TEXT_BYTES && utf8_invalid(text, length) == length);
+    return status;
+}
+
+static enum status abort_ids(const ProtobufCMessage *message, struct error *error)
+{
+    const Jet__V1__AbortRequest *request = (const void *)message;
+    enum status status = rpc_check_abort(request, error);
+    for (size_t i = 0; status == STATUS_OK && i < request->n_request_ids; i++)
+        need(request->request_ids[i].len > 0 && request->request_ids[i].len <= REQUEST_ID_MAX &&
+             memchr(request->request_ids[i].data, 0, request->request_ids[i].len) == NULL);
+    return status;
+}
+
+static void validate(const struct rpc_model *model, enum kind kind, const ProtobufCMessage *message,
                      size_t size)
 {
     struct arena *arena = arena_create(rpc_request_room(size));
-    struct request_spec spec;
     struct error error = {0};
     if (!arena)
         return;
-    enum status status =
-        score ? rpc_validate_score(model, (const void *)message, CLOCK_NEVER, arena, &spec, &error)
-              : rpc_validate_generate(model, (const void *)message, CLOCK_NEVER, arena, &spec,
-                                      &error);
-    if (status == STATUS_OK)
-        check_spec(model, &spec);
-    else
+    enum status status = kind == TOKENIZE     ? tokenize(model, message, arena, &error)
+                         : kind == DETOKENIZE ? detokenize(model, message, arena, &error)
+                         : kind == ABORT      ? abort_ids(message, &error)
+                                         : generate(model, kind == SCORE, message, arena, &error);
+    if (status != STATUS_OK)
         check_error(status, &error);
     arena_destroy(arena);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const ProtobufCMessageDescriptor *const types[KINDS] = {
+        [GENERATE] = &jet__v1__generate_request__descriptor,
+        [SCORE] = &jet__v1__score_request__descriptor,
+        [TOKENIZE] = &jet__v1__tokenize_request__descriptor,
+        [DETOKENIZE] = &jet__v1__detokenize_request__descriptor,
+        [ABORT] = &jet__v1__abort_request__descriptor,
+    };
     if (!size)
         return 0;
-    bool score = data[0] & 1;
+    enum kind kind = data[0] % KINDS;
     struct arena *arena = NULL;
     ProtobufCMessage *message = NULL;
     struct error error = {0};
-    enum status status = rpc_unpack(score ? &jet__v1__score_request__descriptor
-                                          : &jet__v1__generate_request__descriptor,
-                                    data + 1, size - 1, &arena, &message, &error);
+    enum status status = rpc_unpack(types[kind], data + 1, size - 1, &arena, &message, &error);
     if (status != STATUS_OK) {
         check_error(status, &error);
         return 0;
     }
-    validate(&with_text, score, message, size);
-    validate(&without_text, score, message, size);
+    validate(&with_text, kind, message, size);
+    validate(&without_text, kind, message, size);
     arena_destroy(arena);
     return 0;
 }
