@@ -12,7 +12,8 @@ struct bench {
     struct plan *plan;
     struct fake_options fake;
     struct executor *executor;
-    struct tokenizer *tokenizer; /* NULL unless bench_tokenizer() was called before bench_start() */
+    const struct tokenizer
+        *tokenizer; /* NULL unless bench_tokenizer() was called before bench_start() */
     struct engine_options options;
     struct engine *engine;
 };
