@@ -75,11 +75,15 @@ void watch_wait_begin(struct watch *watch)
 void watch_wait_end(struct watch *watch)
 {
     atomic_fetch_add_explicit(&watch->transfers, 1, memory_order_relaxed);
-    atomic_store_explicit(&watch->waiting, 0, memory_order_relaxed);
+    if (atomic_load_explicit(&watch->phase, memory_order_relaxed) == PHASE_LOADING)
+        atomic_store(&watch->since, clock_now()); /* what it waited for came: progress */
+    atomic_store_explicit(&watch->waiting, 0, memory_order_release);
 }
 
+/* `waiting` first: who sees that a wait ended sees the mark that its end was. */
 static struct beat own_beat(struct watch *watch, bool closing)
 {
+    int waiting = atomic_load_explicit(&watch->waiting, memory_order_acquire);
     int phase = atomic_load(&watch->phase);
     int64_t since = atomic_load(&watch->since);
     return (struct beat){
@@ -87,7 +91,7 @@ static struct beat own_beat(struct watch *watch, bool closing)
         .seconds = clock_seconds(clock_now() - since),
         .transfers = atomic_load_explicit(&watch->transfers, memory_order_relaxed),
         .phase = phase,
-        .waiting = atomic_load_explicit(&watch->waiting, memory_order_relaxed),
+        .waiting = waiting,
         .dead = watch->dead,
         .closing = closing,
     };

@@ -300,6 +300,51 @@ static void follower_logs_then_answers(void **state)
     assert_int_equal(atomic_load(&fake.verdicts_told), 0);
 }
 
+/* ---- while loading -------------------------------------------------------------------------- */
+
+/* Beats of one that waits and of one whose wait has just ended. */
+struct loader {
+    atomic_int beats, late; /* late: said not to wait, and to be without progress for long */
+};
+
+static bool loader_tell(void *context, int peer, const struct beat *beat)
+{
+    struct loader *loader = context;
+    (void)peer;
+    atomic_fetch_add(&loader->beats, 1);
+    if (beat->phase == PHASE_LOADING && !beat->waiting && beat->seconds >= 0.5)
+        atomic_fetch_add(&loader->late, 1);
+    return true;
+}
+
+static bool loader_hear(void *context, int peer, struct beat *beat)
+{
+    (void)context;
+    (void)peer;
+    *beat = (struct beat){.phase = PHASE_LOADING};
+    return false;
+}
+
+/* A rank that waited for long and goes on has made progress. */
+static void end_of_a_wait_is_progress(void **state)
+{
+    (void)state;
+    struct loader loader = {0};
+    struct watch_link link = {.context = &loader, .tell = loader_tell, .hear = loader_hear};
+    struct fabric_options options = {.mesh = {2, 1, 1}, .heartbeat_timeout = 60};
+    struct error error = {.status = STATUS_OK};
+    struct watch *watch;
+    assert_int_equal(watch_open(&options, 1, 2, &link, &watch, &error), STATUS_OK);
+    watch_wait_begin(watch);
+    watch_load_mark(watch);
+    clock_sleep(CLOCK_SECOND / 2);
+    watch_wait_end(watch);
+    int heard = atomic_load(&loader.beats);
+    watch_close(watch); /* a last beat at once, before another mark */
+    assert_true(atomic_load(&loader.beats) > heard);
+    assert_int_equal(atomic_load(&loader.late), 0);
+}
+
 /* ---- deadline ------------------------------------------------------------------------------- */
 
 static int exit_code_of(void (*run)(void))
@@ -346,6 +391,7 @@ int main(void)
         cmocka_unit_test(verdict_is_told_to_who_left),
         cmocka_unit_test(verdict_waits_three_ticks_for_answers),
         cmocka_unit_test(follower_logs_then_answers),
+        cmocka_unit_test(end_of_a_wait_is_progress),
         cmocka_unit_test(deadline_ends_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
