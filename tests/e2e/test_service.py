@@ -359,16 +359,16 @@ def test_large_texts_do_not_hold_up_health(pb, start):
         began = time.monotonic()
         assert len(stub.Tokenize(request, timeout=120).ids) > 100
         alone = time.monotonic() - began
-        calls = [stub.Tokenize.future(request, timeout=seconds) for seconds in (120, 120, 120, alone / 2)]
+        calls = [stub.Tokenize.future(request, timeout=seconds) for seconds in (alone / 2, 120, 120, 120)]
         slowest = 0
         while not all(call.done() for call in calls):
             began = time.monotonic()
             health.Check(health_pb2.HealthCheckRequest(), timeout=60)
             slowest = max(slowest, time.monotonic() - began)
             time.sleep(0.01)
-        assert [len(call.result().ids) > 100 for call in calls[:3]] == [True] * 3
-        assert calls[3].code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert slowest < alone / 2, (slowest, alone)
+        assert [len(call.result().ids) > 100 for call in calls[1:]] == [True] * 3
+        assert calls[0].code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert slowest < alone, (slowest, alone)  # without the workers it is more
     assert daemon.stop() == 0
 
 
