@@ -85,6 +85,5 @@ uint64_t capacity_gpu_share(const struct settings *settings, uint64_t total, uin
                             int sharers)
 {
     uint64_t share = (uint64_t)((double)total * settings->gpu_memory_utilization);
-    share /= (uint64_t)sharers;
-    return share < available ? share : available;
+    return (share < available ? share : available) / (uint64_t)sharers;
 }

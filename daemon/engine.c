@@ -19,7 +19,7 @@ static enum status options_check(const struct engine_options *options, struct er
 
 static void engine_free(struct engine *engine)
 {
-    for (int i = 0; i < EXECUTOR_DEPTH; i++)
+    for (int i = 0; i < STAGE_DEPTH; i++)
         batch_destroy(engine->flight[i]);
     free(engine->result);
     step_builder_destroy(engine->builder);

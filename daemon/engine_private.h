@@ -38,7 +38,7 @@ struct sequence {
     int64_t newest;             /* of the newest token */
 };
 
-/* A live request. Memory is taken in engine_submit; the engine's thread only frees it. */
+/* A live request. Its memory is taken in engine_submit; the engine's thread takes events' alone. */
 struct job {
     struct request *request; /* one reference */
     const struct request_spec *spec;
@@ -78,8 +78,8 @@ struct engine {
 
     struct scheduler *scheduler;
     struct step_builder *builder;
-    struct sample_result *result;         /* [max_rows] */
-    struct batch *flight[EXECUTOR_DEPTH]; /* steps under way, a ring */
+    struct sample_result *result;      /* [max_rows] */
+    struct batch *flight[STAGE_DEPTH]; /* steps under way, a ring */
     int first_flight, flights;
     uint64_t steps, arrivals;
     struct job *jobs;      /* live, newest first */

@@ -26,7 +26,7 @@ struct executor {
     struct fabric *fabric;
     struct step_shape shape;
     size_t room; /* of a step's bytes */
-    struct slot slots[EXECUTOR_DEPTH];
+    struct slot slots[STAGE_DEPTH];
 
     pthread_t thread;
     pthread_mutex_t lock;
@@ -138,7 +138,7 @@ static void *executor_main(void *context)
 
 static void slots_free(struct executor *executor)
 {
-    for (int i = 0; i < EXECUTOR_DEPTH; i++) {
+    for (int i = 0; i < STAGE_DEPTH; i++) {
         free(executor->slots[i].bytes);
         free(executor->slots[i].results);
     }

@@ -6,8 +6,6 @@
 
 #include "partition/partition.h"
 
-enum { EXECUTOR_DEPTH = STAGE_DEPTH };
-
 struct executor;
 
 struct executor_options {

@@ -131,15 +131,16 @@ static bool means_cuda(const struct settings *settings)
     return strcmp(settings->device, "cuda") == 0;
 }
 
-/* A full step of the 4B takes a second or two on a GPU, a minute or two on one core of a cpu, and
- * grows with its tokens. */
-static double step_timeout_of(const struct settings *settings, bool cuda)
+/* A full step of the 4B takes a second or two on GPUs that reach each other, a minute or two where
+ * sums go through host memory or on one core of a cpu, and grows with its tokens. */
+static double step_timeout_of(const struct settings *settings, const struct rank *rank)
 {
     if (settings->step_timeout > 0)
         return settings->step_timeout;
+    bool cuda = on_cuda(rank);
     int tokens = capacity_limits(settings, cuda, 0).max_num_batched_tokens;
     double share = tokens / (cuda ? 8192.0 : 512.0);
-    return (cuda ? 30 : 300) * (share > 1 ? share : 1);
+    return (cuda && rank->fabric->streamed ? 30 : 300) * (share > 1 ? share : 1);
 }
 
 /* Whether ranks of this mesh would meet over NCCL, when each has a GPU. */
@@ -219,11 +220,16 @@ static enum status open_fabric(const struct settings *settings, struct rank *ran
                  : fabric_open_mpi(&options, &rank->fabric, error);
 }
 
+/* A file a rank: their products differ. */
 static const char *choices_file(const struct settings *settings, struct rank *rank)
 {
-    if (strcmp(settings->gemm_cache, "auto") == 0)
-        return picks_place(rank->choices, sizeof rank->choices);
-    return settings->gemm_cache[0] != '\0' ? settings->gemm_cache : NULL;
+    char place[sizeof rank->choices];
+    const char *file = strcmp(settings->gemm_cache, "auto") == 0 ? picks_place(place, sizeof place)
+                                                                 : settings->gemm_cache;
+    if (file == NULL || file[0] == '\0')
+        return NULL;
+    int used = snprintf(rank->choices, sizeof rank->choices, "%s.%d", file, rank->fabric->rank);
+    return used > 0 && (size_t)used < sizeof rank->choices ? rank->choices : NULL;
 }
 
 static enum status open_device(const struct settings *settings, struct rank *rank,
@@ -410,7 +416,7 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
         return status;
     if (rank->fabric->ops->barrier(rank->fabric) != STATUS_OK)
         return error_set(error, STATUS_PEER_LOST, "a rank was lost while loading");
-    double seconds = step_timeout_of(settings, on_cuda(rank));
+    double seconds = step_timeout_of(settings, rank);
     log_debug("a step of more than %.0f s is a stall", seconds);
     fabric_limit_steps(rank->fabric, seconds);
     fabric_load_end(rank->fabric);

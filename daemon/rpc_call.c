@@ -7,7 +7,7 @@
  *
  * `cancelled` beside it: the client is gone. Messages are dropped from then on, but the call still
  * goes through ENDING, so that there is one way out. A call lives by references: its arrival, each
- * batch under way, its place in the pump's queue, and its request in the engine. */
+ * batch under way, its places in the queues of pump and workers, and its request in the engine. */
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/support/alloc.h>
@@ -252,7 +252,7 @@ static void pump(struct rpc_call *call)
     if (call->end_wanted && !call->writing) {
         call->end_wanted = false;
         rpc_call_end(call, call->end_status, call->end_text);
-    } else if (call->state == RPC_OPEN && call->method && call->method->pump) {
+    } else if (call->state == RPC_OPEN && !call->end_wanted && call->method && call->method->pump) {
         call->method->pump(call);
     }
 }

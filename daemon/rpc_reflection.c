@@ -125,13 +125,6 @@ static void answer(struct rpc_call *call, reflection_request *request)
     }
 }
 
-static void reflection_start(struct rpc_call *call, const ProtobufCMessage *message)
-{
-    (void)message;
-    rpc_watch_add(call);
-    rpc_call_read(call);
-}
-
 static void reflection_read(struct rpc_call *call, const uint8_t *bytes, size_t length)
 {
     if (!bytes) {
@@ -156,6 +149,13 @@ static void reflection_pump(struct rpc_call *call)
         rpc_call_end(call, STATUS_CANCELLED, "the server stops");
     else if (!call->writing)
         rpc_call_read(call);
+}
+
+static void reflection_start(struct rpc_call *call, const ProtobufCMessage *message)
+{
+    (void)message;
+    rpc_watch_add(call);
+    reflection_pump(call);
 }
 
 const struct rpc_method rpc_reflection_methods[] = {

@@ -11,7 +11,8 @@ enum {
     KEEPALIVE_TIMEOUT_MS = 10000,
     STREAMS_MAX = 4096,
     HANDSHAKE_MS = 10000,
-    LEAVE_SECONDS = 5, /* for calls to end after they were cancelled */
+    LEAVE_SECONDS = 5,  /* for connections to end after they were cut */
+    STEP_SECONDS = 300, /* for cancelled calls to end: when the step that they are in does */
 };
 
 static const int64_t TICK = CLOCK_SECOND / 50;    /* how soon a moved deadline is seen */
@@ -338,6 +339,9 @@ static bool stop(struct rpc_server *server, const _Atomic int64_t *deadline)
     if (clean && wait_for(server, is_shut_down, FAREWELL))
         return true;
     grpc_server_cancel_all_calls(server->grpc);
+    if (!wait_for(server, no_calls, LEAVE_SECONDS * CLOCK_SECOND))
+        log_info("cancelled calls wait for the step or the text that they are in");
+    wait_for(server, no_calls, STEP_SECONDS * CLOCK_SECOND);
     wait_for(server, is_shut_down, LEAVE_SECONDS * CLOCK_SECOND);
     return clean;
 }
@@ -350,10 +354,9 @@ bool rpc_drain(struct rpc_server *server, const _Atomic int64_t *deadline)
     bool idle = false;
     while (!idle && clock_now() < atomic_load(deadline))
         idle = engine_wait_idle(engine, clock_now() + TICK);
-    _Atomic int64_t until = atomic_load(deadline);
-    if (idle && until < clock_now() + FLUSH)
-        until = clock_now() + FLUSH;
-    return stop(server, idle ? &until : deadline);
+    if (idle)
+        wait_for(server, no_calls, FLUSH);
+    return stop(server, deadline);
 }
 
 bool rpc_stop(struct rpc_server *server)

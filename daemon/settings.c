@@ -34,7 +34,7 @@ static const struct option_entry entries[] = {
     {"heartbeat-timeout", NULL, OPTION_DOUBLE, "5", "SECONDS",
      "a rank without a sign of life for this long ends the job", 0.2, 3600, NULL, AT(heartbeat_timeout)},
     {"step-timeout", NULL, OPTION_DOUBLE, "0", "SECONDS",
-     "a rank in one step for this long ends the job; 0: 30 on cuda, 300 on the cpu, more where max-num-batched-tokens is above its default", 0, 86400, NULL, AT(step_timeout)},
+     "a rank in one step for this long ends the job; 0: 30 on cuda over nccl, 300 elsewhere, more where max-num-batched-tokens is above its default", 0, 86400, NULL, AT(step_timeout)},
     {"load-timeout", NULL, OPTION_DOUBLE, "600", "SECONDS",
      "a rank that loads without progress for this long ends the job", 1, 86400, NULL, AT(load_timeout)},
 
@@ -59,7 +59,7 @@ static const struct option_entry entries[] = {
     {"batch-invariant", NULL, OPTION_FLAG, "false", NULL,
      "cuda: the same bits for a sequence in any batch, at some cost; not with 3 tensor ranks or more over nccl (always so on the cpu)", 0, 0, NULL, AT(batch_invariant)},
     {"gemm-cache", NULL, OPTION_STRING, "auto", "FILE",
-     "cuda: keeps which products' algorithms were fastest, so that the next process need not time them and gives the same bits; auto: jetd/products in the user's cache folder, empty: none", 0, 0, NULL, AT(gemm_cache)},
+     "cuda: keeps which products' algorithms were fastest, so that the next process need not time them and gives the same bits; FILE.RANK a rank; auto: jetd/products in the user's cache folder, empty: none", 0, 0, NULL, AT(gemm_cache)},
 
     {"host", NULL, OPTION_STRING, "127.0.0.1", "ADDRESS",
      "address to listen on", 0, 0, NULL, AT(host)},

@@ -3,6 +3,9 @@
  * whose tokens it has while the last still samples another: micro-batches keep all stages busy. */
 #include "partition/stage.h"
 
+_Static_assert((int)STAGE_DEPTH <= (int)FABRIC_EXPECTED,
+               "every step under way may expect a message");
+
 bool results_streamed(const struct stage *stage)
 {
     return stage->fabric->ops->expect != NULL && sample_resident(stage) &&

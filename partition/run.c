@@ -4,6 +4,8 @@
 #include "daemon/base/guard.h"
 #include "partition/stage.h"
 
+_Static_assert((int)STAGE_DEPTH <= (int)DEVICE_LANES, "every step under way may have a fetch");
+
 enum status stage_reduce(struct stage *stage, void *data, uint64_t count)
 {
     if (stage->plan->mesh.tensor == 1)

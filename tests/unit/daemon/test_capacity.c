@@ -125,7 +125,7 @@ static void ranks_of_one_gpu_share_its_memory(void **state)
     settings.gpu_memory_utilization = 0.5;
     assert_int_equal(capacity_gpu_share(&settings, 80000, 79000, 1), 40000);
     assert_int_equal(capacity_gpu_share(&settings, 80000, 79000, 4), 10000);
-    assert_int_equal(capacity_gpu_share(&settings, 80000, 9000, 4), 9000);
+    assert_int_equal(capacity_gpu_share(&settings, 80000, 9000, 4), 2250);
 }
 
 static void meshes_take_what_was_started(void **state)

@@ -25,7 +25,7 @@ struct executor {
     struct fake_options options;
     struct fake_slot *slot;
     int *owner; /* [kv_blocks] slot, -1: none */
-    struct flight flight[EXECUTOR_DEPTH];
+    struct flight flight[STAGE_DEPTH];
     uint64_t submitted, collected;
     _Atomic int64_t hold_step;
     int deepest;
@@ -79,14 +79,14 @@ struct executor *fake_executor_create(const struct fake_options *options)
     e->copy = malloc(step_bytes_max(&options->shape));
     for (int i = 0; i < options->shape.kv_blocks; i++)
         e->owner[i] = -1;
-    for (int i = 0; i < EXECUTOR_DEPTH; i++)
+    for (int i = 0; i < STAGE_DEPTH; i++)
         e->flight[i].result = calloc((size_t)options->shape.max_rows, sizeof *e->flight[i].result);
     return e;
 }
 
 void fake_executor_destroy(struct executor *e)
 {
-    for (int i = 0; i < EXECUTOR_DEPTH; i++)
+    for (int i = 0; i < STAGE_DEPTH; i++)
         free(e->flight[i].result);
     free(e->slot);
     free(e->owner);
@@ -246,7 +246,7 @@ enum status executor_submit(struct executor *e, const void *bytes, size_t length
     }
     CHECK(e, step.number == e->submitted);
     CHECK(e, step.sequences > 0);
-    struct flight *flight = &e->flight[e->submitted % EXECUTOR_DEPTH];
+    struct flight *flight = &e->flight[e->submitted % STAGE_DEPTH];
     flight->number = step.number;
     step_run(e, &step, flight);
     e->submitted++;
@@ -259,7 +259,7 @@ enum status executor_collect(struct executor *e, struct sample_result *results, 
                              struct error *error)
 {
     CHECK(e, e->collected < e->submitted);
-    struct flight *flight = &e->flight[e->collected % EXECUTOR_DEPTH];
+    struct flight *flight = &e->flight[e->collected % STAGE_DEPTH];
     if (e->options.delay_us > 0)
         clock_sleep((int64_t)e->options.delay_us * 1000);
     held_wait(e, flight);
