@@ -16,6 +16,7 @@
 #include "daemon/keys.h"
 #include "daemon/metrics.h"
 #include "daemon/rpc.h"
+#include "daemon/signals.h"
 
 /* Under mpirun a SIGTERM becomes a SIGKILL one second later. */
 static const double MPIRUN_GRACE = 0.8;
@@ -65,6 +66,7 @@ static enum status warm_up(struct coordinator *self, struct error *error)
         struct event *event = request_next(request);
         if (event == NULL) {
             clock_sleep(CLOCK_SECOND / 1000);
+            signals_obey();
             continue;
         }
         last = event->last;
@@ -171,17 +173,6 @@ static enum status open_service(struct coordinator *self, struct error *error)
 
 /* ---- run and drain ------------------------------------------------------------------------ */
 
-static int next_signal(double seconds)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGUSR1);
-    struct timespec wait = {.tv_nsec = (long)(seconds * 1e9)};
-    return sigtimedwait(&set, NULL, &wait);
-}
-
 /* Seconds between the first SIGTERM and the end. */
 static double termination_grace(const struct coordinator *self)
 {
@@ -193,7 +184,7 @@ static double termination_grace(const struct coordinator *self)
 static enum status serve(struct coordinator *self, double *grace, struct error *error)
 {
     for (;;) {
-        int number = next_signal(0.1);
+        int number = signals_next(0.1);
         bool terminate = number == SIGTERM || number == SIGINT;
         enum status status = engine_health(self->engine, error);
         if (status != STATUS_OK)
@@ -256,7 +247,7 @@ static enum status drain(struct coordinator *self, double grace, struct error *e
     if (pthread_create(&thread, NULL, drain_main, self) != 0)
         return error_set(error, STATUS_NO_MEMORY, "no thread to drain with");
     while (!atomic_load(&self->drained))
-        drain_hear(self, next_signal(0.02));
+        drain_hear(self, signals_next(0.02));
     pthread_join(thread, NULL);
     enum status status = engine_health(self->engine, error);
     if (status != STATUS_OK)

@@ -51,7 +51,7 @@ void engine_close(struct engine *engine);
  * text first. Any thread. */
 enum status engine_admits(struct engine *engine, struct error *error);
 /* Queues a request; the engine holds its own reference. Errors, at once and with nothing queued:
- * RESOURCE_EXHAUSTED (queue full, or it can never fit), FAILED_PRECONDITION (draining),
+ * RESOURCE_EXHAUSTED (queue full, memory), FAILED_PRECONDITION (draining),
  * INVALID_ARGUMENT (duplicate id among live requests). Any thread. */
 enum status engine_submit(struct engine *engine, struct request *request, struct error *error);
 /* Ends a request: marked dead now, slots and blocks given back when the last step that mentions it

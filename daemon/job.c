@@ -221,7 +221,7 @@ static enum status fits_check(const struct engine *engine, const struct job *job
     const struct entry *entry = &job->sequence[0].entry;
     if (entry->inputs == 0 || scheduler_fits(engine->scheduler, entry))
         return STATUS_OK;
-    return error_set(error, STATUS_RESOURCE_EXHAUSTED,
+    return error_set(error, STATUS_INVALID_ARGUMENT,
                      "prompt of %d tokens and max_new_tokens %d can never fit: a sequence has at "
                      "most %d tokens, %d blocks of %d tokens exist",
                      spec->prompt_tokens, spec->max_new_tokens, shape->max_model_len,

@@ -1,5 +1,4 @@
 /* jetd: options, signals, and which of the two roles this rank has. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,22 +8,9 @@
 #include "daemon/local.h"
 #include "daemon/rank.h"
 #include "daemon/settings.h"
+#include "daemon/signals.h"
 
 enum { EXIT_OK = 0, EXIT_USAGE = 2 };
-
-/* Signals are taken by the coordinator's sigtimedwait. Workers leave them pending on purpose: a
- * drain is rank 0's to decide, and they end when its stop step comes. Blocked before any thread is
- * made, so that every thread inherits it. */
-static void block_signals(void)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGUSR1);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-}
 
 static enum log_level level_of(const char *name)
 {
@@ -77,7 +63,9 @@ int main(int argc, char **argv)
             result = EXIT_USAGE;
         }
     } else {
-        block_signals();
+        /* Workers leave them pending on purpose: a drain is rank 0's to decide, and they end when
+         * its stop step comes. */
+        signals_block();
         result = run(&settings);
     }
     option_free(store);

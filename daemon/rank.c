@@ -8,6 +8,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/capacity.h"
+#include "daemon/signals.h"
 #include "kernels/picks.h"
 
 /* ---- model -------------------------------------------------------------------------------- */
@@ -339,6 +340,7 @@ static void report_progress(void *context, uint64_t done, uint64_t total)
 {
     struct progress *progress = context;
     fabric_load_mark(progress->fabric);
+    signals_obey();
     if (clock_now() < progress->next)
         return;
     progress->next = clock_now() + 2 * CLOCK_SECOND;
@@ -410,6 +412,7 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
         status = open_fabric(settings, rank, error);
     for (size_t i = 0; i < sizeof parts / sizeof *parts && status == STATUS_OK; i++) {
         fabric_load_mark(rank->fabric);
+        signals_obey();
         status = parts[i](settings, rank, error);
     }
     if (status != STATUS_OK)

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import signal
 import struct
 import subprocess
 
 import pytest
 
-from conftest import BINARY, TINY
+from conftest import BINARY, TINY, Daemon
 
 SECONDS = 20  # a daemon that serves, or waits for somebody, is ended as a failure
 
@@ -138,3 +139,15 @@ def test_lengths_beyond_the_model_are_warned_of(start):
     assert "max_position_embeddings" not in start(*options, str(longest)).text()
     log = start(*options, str(longest + 1)).text()
     assert f"max-model-len {longest + 1} is beyond the model's max_position_embeddings" in log
+
+
+# ---- a start that is not wanted any more ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_loading(number):
+    daemon = Daemon("--device", "cpu", "--load-format", "dummy", "--model-config", "jet-nemotron-2b",
+                    "--max-model-len", "256", "--max-num-seqs", "1", model=None)
+    while "loading:" not in daemon.text():
+        assert daemon.process.poll() is None, daemon.text()
+    assert daemon.stop(number, seconds=SECONDS) == -number
