@@ -555,11 +555,34 @@ static void bench_all(struct bench *b)
     bench_products(b);
 }
 
+/* The mixer and both kinds of attention of one model. */
+static void bench_shape(struct bench *b, const struct kernels_shape *shape)
+{
+    bool four = strcmp(shape->config, "jet-nemotron-4b") == 0;
+    const char *model = four ? "4B" : "2B";
+    int heads = four ? 16 : 12, d_k = four ? 128 : 96, window = four ? 2048 : 1152;
+    char tail[64], name[96];
+
+    snprintf(tail, sizeof(tail), "%s, %d x %d after %d", model, shape->batch, shape->tokens,
+             shape->context);
+    bench_copy(b);
+    (void)bench_gemm(b, "ceiling: matrix product 8192^3", 8192, 8192, 8192);
+    snprintf(name, sizeof(name), "attention %s", tail);
+    bench_attention(b, name, shape->batch, shape->tokens, shape->context, heads, 0);
+    snprintf(name, sizeof(name), "window %s", tail);
+    bench_attention(b, name, shape->batch, shape->tokens, shape->context, heads, window);
+    snprintf(name, sizeof(name), "delta %s", tail);
+    if (shape->tokens > 1)
+        bench_delta(b, name, shape->batch, shape->tokens, heads, d_k);
+    snprintf(name, sizeof(name), "jet mixer %s", tail);
+    bench_mixer(b, name, shape->batch, shape->tokens, heads, d_k, heads * 32);
+}
+
 enum status kernels_bench_run(const struct kernels_bench *options, struct error *error)
 {
     struct device_options device = {.ordinal = options->ordinal,
                                     .threads = 1,
-                                    .max_tokens = 65536,
+                                    .max_tokens = KERNELS_TOKENS_MAX,
                                     .max_sequences = 256,
                                     .batch_invariant = options->batch_invariant};
     struct bench b = {.options = options, .backend = options->backend};
@@ -573,7 +596,10 @@ enum status kernels_bench_run(const struct kernels_bench *options, struct error 
         return error_set(error, STATUS_NO_MEMORY, "out of host memory");
     }
     noise_fill(b.noise);
-    bench_all(&b);
+    if (options->shape != NULL)
+        bench_shape(&b, options->shape);
+    else
+        bench_all(&b);
     sweep(&b);
     free(b.noise);
     b.backend->close(b.device);

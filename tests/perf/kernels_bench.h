@@ -7,8 +7,17 @@
 
 #include "kernels/kernels.h"
 
+/* One shape instead of the published list: `batch` sequences with `tokens` new ones (1: decode)
+ * after `context`. tokens x batch <= KERNELS_TOKENS_MAX. */
+enum { KERNELS_TOKENS_MAX = 65536 };
+struct kernels_shape {
+    const char *config; /* "jet-nemotron-2b" or "jet-nemotron-4b" */
+    int batch, tokens, context;
+};
+
 struct kernels_bench {
     const struct backend *backend;
+    const struct kernels_shape *shape; /* NULL: the published list */
     int ordinal;
     bool batch_invariant;
     const char *only; /* a part of the lines' names, or NULL for all */
