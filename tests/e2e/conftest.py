@@ -152,6 +152,11 @@ def control(pb, channel):
     return pb.ControlStub(channel)
 
 
+def endless(pb, **fields):
+    """A request that runs for long."""
+    return pb.GenerateRequest(token_ids=pb.TokenIds(ids=[1, 2, 3]), ignore_eos=True, **fields)
+
+
 def collect(stream):
     """prompt, {index: (ids, text)}, {index: finished} of a Generate stream."""
     prompt, outputs, finished = None, {}, {}

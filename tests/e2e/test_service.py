@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from conftest import BINARY, DEMO, Daemon, collect
+from conftest import BINARY, DEMO, Daemon, collect, endless
 
 SERVICES = [
     "grpc.health.v1.Health",
@@ -32,13 +32,6 @@ LETTERS = 400_000 if LIGHT else 4_000_000  # of one word: two seconds
 LONG = 400 if LIGHT else 2000  # tokens: far from done when a test has looked at them
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def endless(pb, **fields):
-    """A request that runs for long."""
-    return pb.GenerateRequest(
-        token_ids=pb.TokenIds(ids=[1, 2, 3]), ignore_eos=True, **fields
-    )
 
 
 def eventually(condition, seconds=20):

@@ -13,14 +13,10 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
-from conftest import DEMO, collect
+from conftest import DEMO, collect, endless
 
 # Builds with sanitizers are slow.
 LIVE_TOKENS = 300 if "JETD_TEST_LIGHT" in os.environ else 1500
-
-
-def endless(pb, **fields):
-    return pb.GenerateRequest(token_ids=pb.TokenIds(ids=[1, 2, 3]), ignore_eos=True, **fields)
 
 
 def silent(daemon):
