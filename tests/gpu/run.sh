@@ -16,7 +16,7 @@
 #   bench     jetbench decode and prefill: the lines of ops/PERFORMANCE.md
 #   serve     jetbench serve with 256 streams, beside jetbench decode of as many sequences
 #
-# Without a part: all but races. `first` and `second` are the parts of one session on a GPU, most
+# Without a part: all but races. `first` and `second` are the parts of half an hour on a GPU, most
 # important first, each within ten minutes: $TIME seconds (520 and 320), after which nothing begins.
 #
 # 0: all passed; 77: no GPU; else something failed or found no time. Logs lie in $OUT (default: a
