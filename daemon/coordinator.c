@@ -195,14 +195,14 @@ static enum status serve(struct coordinator *self, double *grace, struct error *
             if (asked >= 0 && asked < *grace)
                 *grace = asked;
             log_info("draining: a client asked for it");
-            return STATUS_OK;
-        }
-        if (!terminate && number != SIGUSR1)
+        } else if (terminate || number == SIGUSR1) {
+            log_info("draining: %s", strsignal(number));
+        } else {
             continue;
-        self->terminating = terminate;
-        if (terminate)
+        }
+        self->terminating = terminate; /* also where a client asked in the same moment */
+        if (terminate && termination_grace(self) < *grace)
             *grace = termination_grace(self);
-        log_info("draining: %s", strsignal(number));
         return STATUS_OK;
     }
 }
