@@ -1,9 +1,32 @@
-/* The jet mixer from the fine entries of a table. */
+/* Coarse operations from the fine entries of a table. */
 #include "kernels/compose.h"
 
 #include "daemon/base/checked.h"
 
 extern const struct backend backend_cpu;
+
+enum status compose_gate_up(const struct backend *backend, struct device *device,
+                            const struct gate_up_op *op)
+{
+    size_t up = (size_t)op->columns * dtype_size(backend->activation);
+    enum status status = backend->gemm(device, &(struct gemm_op){.rows = op->rows,
+                                                                 .columns = 2 * op->columns,
+                                                                 .depth = op->depth,
+                                                                 .ld_x = op->ld_x,
+                                                                 .ld_out = 2 * op->columns,
+                                                                 .x = op->x,
+                                                                 .weight = op->weight,
+                                                                 .out = op->scratch});
+
+    if (status != STATUS_OK)
+        return status;
+    return backend->swiglu(device, &(struct swiglu_op){.rows = op->rows,
+                                                       .columns = op->columns,
+                                                       .ld_in = 2 * op->columns,
+                                                       .gate = op->scratch,
+                                                       .up = (char *)op->scratch + up,
+                                                       .out = op->out});
+}
 
 /* Byte offsets into jet_mixer_op.scratch. */
 struct mixer_scratch {

@@ -128,6 +128,16 @@ struct swiglu_op {
     void *out;             /* [rows, columns] packed */
 };
 
+/* out = silu(x Wg^T) * (x Wu^T), the first half of a gated MLP. The default composes gemm and
+ * swiglu (compose.c); a backend may fuse. */
+struct gate_up_op {
+    int rows, columns, depth, ld_x;
+    const void *x;      /* [rows, depth] */
+    const void *weight; /* [2 * columns, depth]: Wg, then Wu */
+    void *scratch;      /* [rows, 2 * columns], of unknown content afterwards */
+    void *out;          /* [rows, columns] packed */
+};
+
 /* ---- attention ---------------------------------------------------------------------------- */
 
 /* Rotary embedding, rotate-half form, in place on the whole head:
@@ -454,6 +464,7 @@ struct backend {
     enum status (*gather)(struct device *, const struct gather_op *);
     enum status (*silu)(struct device *, const struct silu_op *);
     enum status (*swiglu)(struct device *, const struct swiglu_op *);
+    enum status (*gate_up)(struct device *, const struct gate_up_op *);
     enum status (*rope)(struct device *, const struct rope_op *);
     enum status (*kv_store)(struct device *, const struct kv_store_op *);
     enum status (*attention)(struct device *, const struct attention_op *);
@@ -508,8 +519,10 @@ struct backend {
  * table whose open() says so. */
 const struct backend *backend_find(const char *name);
 
-/* compose.c: the jet mixer from the fine entries of `backend`; what a table may use as its
+/* compose.c: coarse entries from the fine ones of `backend`; what a table may use as its gate_up,
  * jet_mixer and jet_mixer_scratch. */
+enum status compose_gate_up(const struct backend *backend, struct device *device,
+                            const struct gate_up_op *op);
 enum status compose_jet_mixer(const struct backend *backend, struct device *device,
                               const struct jet_mixer_op *op);
 size_t compose_jet_mixer_scratch(const struct backend *backend, const struct jet_mixer_op *shape,

@@ -35,6 +35,11 @@ enum status cpu_delta_chunked(struct device *device, const struct delta_op *op)
     return STATUS_OK;
 }
 
+static enum status cpu_gate_up(struct device *device, const struct gate_up_op *op)
+{
+    return compose_gate_up(&backend_cpu, device, op);
+}
+
 static enum status cpu_jet_mixer(struct device *device, const struct jet_mixer_op *op)
 {
     return compose_jet_mixer(&backend_cpu, device, op);
@@ -65,6 +70,7 @@ const struct backend backend_cpu = {
     .gather = cpu_gather,
     .silu = cpu_silu,
     .swiglu = cpu_swiglu,
+    .gate_up = cpu_gate_up,
     .rope = cpu_rope,
     .kv_store = cpu_kv_store,
     .attention = cpu_attention,

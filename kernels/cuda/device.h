@@ -78,6 +78,7 @@ ENTRY(gemm);
 ENTRY(gather);
 ENTRY(silu);
 ENTRY(swiglu);
+ENTRY(gate_up);
 ENTRY(rope);
 ENTRY(kv_store);
 ENTRY(attention);

@@ -25,6 +25,7 @@ const struct backend backend_cuda = {
     .gather = cuda_gather,
     .silu = cuda_silu,
     .swiglu = cuda_swiglu,
+    .gate_up = cuda_gate_up,
     .rope = cuda_rope,
     .kv_store = cuda_kv_store,
     .attention = cuda_attention,

@@ -384,6 +384,41 @@ static void silu_and_swiglu(void **state)
     assert_same_bits(after + COLUMNS, x + COLUMNS, LD - COLUMNS);
 }
 
+/* Aligned shapes too, whose halves a back end may compute at once. */
+static void gate_up_agrees_with_float64(void **state)
+{
+    static const struct {
+        int rows, columns, depth, pad;
+    } shapes[] = {{1, 24, 64, 0},    {3, 5, 7, 2},       {9, 136, 320, 8},  {16, 64, 256, 0},
+                  {40, 200, 192, 0}, {131, 264, 128, 0}, {300, 72, 448, 8}, {257, 33, 65, 3}};
+
+    (void)state;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        int rows = shapes[s].rows, columns = shapes[s].columns, depth = shapes[s].depth;
+        int ld_x = depth + shapes[s].pad, count = rows * columns;
+        float *x = random_activations((size_t)rows * (size_t)ld_x, 1.0);
+        float *weight = random_activations(2 * (size_t)columns * (size_t)depth, 2.0 / sqrt(depth));
+        double *want = host_memory((size_t)count, sizeof(double));
+        struct gate_up_op op = {.rows = rows,
+                                .columns = columns,
+                                .depth = depth,
+                                .ld_x = ld_x,
+                                .x = put(x, (size_t)rows * (size_t)ld_x),
+                                .weight = put(weight, 2 * (size_t)columns * (size_t)depth),
+                                .scratch = poison(2 * (size_t)count),
+                                .out = poison((size_t)count)};
+
+        MUST(h.backend->gate_up(h.device, &op));
+        for (int i = 0; i < count; i++) {
+            const float *row = x + i / columns * ld_x, *gate = weight + i % columns * depth;
+            want[i] = ref_silu(ref_dot(row, gate, (size_t)depth)) *
+                      ref_dot(row, gate + columns * depth, (size_t)depth);
+        }
+        assert_close("gate_up", get(op.out, (size_t)count), want, (size_t)count, 1e-5, 1e-2);
+        harness_sweep(NULL);
+    }
+}
+
 static void rms_norm_adds_and_scales(void **state)
 {
     static const int widths[] = {1, 24, 64, 100, 1536};
@@ -557,6 +592,7 @@ int main(void)
         TEST(gemm_column_has_the_same_bits_in_any_shard),
         TEST(gemm_is_right_for_every_instruction_set),
         TEST(silu_and_swiglu),
+        TEST(gate_up_agrees_with_float64),
         TEST(rms_norm_adds_and_scales),
         TEST(head_norm_is_silu_then_unit_length),
         TEST(gated_norm_per_head),
