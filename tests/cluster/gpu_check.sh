@@ -1,12 +1,16 @@
 #!/bin/sh
-# gpu_check.sh BUILD [check|bench ...]: ranks on GPUs, by hand on a machine with two. `check`:
-# collectives and fixtures over nccl and over mpi on one GPU; `bench`: the 4B with one rank, two
-# tensor ranks and two stages. Without a word: both. Logs lie in $OUT (default: a temporary folder),
-# the table is printed last.
+# gpu_check.sh BUILD [check|model|bench ...]: ranks on GPUs, by hand on a machine with two. `check`:
+# collectives and fixtures over nccl and over mpi on one GPU; `model`: the daemon on two ranks with a
+# checkpoint of the 4B's shape ($SHAPE), random weights, against the oracle (tests/gpu); `bench`: the
+# 4B with one rank, two tensor ranks and two stages. Without a word: all. Logs lie in $OUT (default:
+# a temporary folder), the checkpoint (8 GB) in $SCRATCH (default: /tmp), the table is printed last.
 set -u
 build=$1
 shift
-parts=${*:-check bench}
+parts=${*:-check model bench}
+here=$(cd "$(dirname "$0")" && pwd)
+scratch=$(mktemp -d -p "${SCRATCH:-/tmp}")
+trap 'rm -rf "$scratch"' EXIT
 out=${OUT:-$(mktemp -d)}
 table=$out/gpu_check.txt
 : >"$table"
@@ -23,7 +27,7 @@ check() {
     name=$1
     shift
     begin=$(date +%s)
-    timeout 60 "$@" >"$out/$name.log" 2>&1
+    timeout "${LIMIT:-60}" "$@" >"$out/$name.log" 2>&1
     code=$?
     case $code in
     0) verdict=passed ;;
@@ -86,6 +90,21 @@ run_check() {
     done
 }
 
+# Over nccl where there are two GPUs, else both ranks on one, over mpi.
+run_model() {
+    shape=${SHAPE:-jet-nemotron-4b}
+    python=${JETD_PYTHON:-python3}
+    export JETD_SOURCE=${JETD_SOURCE:-$(cd "$here/../.." && pwd)} PYTHONDONTWRITEBYTECODE=1
+    export JETD_BINARY=${JETD_BINARY:-$build/daemon/jetd}
+    fabric=nccl
+    [ "$gpus" -lt 2 ] && fabric=mpi
+    LIMIT=120 check "write-$shape" "$python" "$here/../gpu/oracle.py" "$scratch/$shape" --write \
+        --config "$shape"
+    LIMIT=180 check "daemon-$shape-$fabric" "$python" "$here/../gpu/check_ranks.py" \
+        "$scratch/$shape" --fabric $fabric
+    grep 'relative error' "$out/daemon-$shape-$fabric.log" | sed 's/^/    /' >>"$table"
+}
+
 run_bench() {
     jetbench=$build/tests/perf/jetbench
     for job in "decode --batch 1 --context 4096" "decode --batch 64 --context 65536" \
@@ -102,6 +121,7 @@ run_bench() {
 for part in $parts; do
     case $part in
     check) run_check ;;
+    model) run_model ;;
     bench) run_bench ;;
     *) echo "unknown part $part" >&2 && exit 2 ;;
     esac

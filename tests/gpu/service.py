@@ -4,6 +4,7 @@ JETD_DESCRIPTORS (default: what the build keeps for reflection), JETD_TEST_DEVIC
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -46,11 +47,18 @@ def need_gpu():
         sys.exit(SKIPPED)
 
 
-class Daemon:
-    """jetd while a `with` lasts."""
+MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "btl", "self,vader",
+          "--mca", "btl_vader_single_copy_mechanism", "none", "-n"]  # fmt: skip
 
-    def __init__(self, *options):
+
+class Daemon:
+    """jetd while a `with` lasts; on several ranks under mpirun."""
+
+    def __init__(self, *options, ranks=1):
+        self.ranks = ranks
         self.command = [BINARY, "--device", DEVICE, "--port", "0", *map(str, options)]
+        if ranks > 1:
+            self.command = [*MPIRUN, str(ranks), *self.command]
         self.log, self.address, self.said = [], None, threading.Event()
 
     def read(self):
@@ -85,7 +93,8 @@ class Daemon:
 
     def __exit__(self, kind, *_):
         self.channel.close()
-        self.process.terminate()
+        # mpirun hands SIGUSR1 on, and kills its ranks a second after SIGTERM.
+        self.process.send_signal(signal.SIGUSR1 if self.ranks > 1 else signal.SIGTERM)
         code = self.process.wait(30)
         if kind is not None:
             print("".join(self.log[-20:]))
