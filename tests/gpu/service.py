@@ -106,16 +106,20 @@ class Daemon:
 
     def greedy(self, ids, count):
         """Ids and their log-probabilities."""
+        out = [(entry.id, entry.logprob) for entry in self.entries(ids, count, 1)]
+        return [token for token, _ in out], [logprob for _, logprob in out]
+
+    def entries(self, ids, count, tops):
+        """TokenLogprob of each greedy token, with the `tops` best beside it."""
         request = self.pb.GenerateRequest(
             token_ids=self.pb.TokenIds(ids=ids),
             sampling=self.pb.SamplingParams(temperature=0),
             max_new_tokens=count,
             ignore_eos=True,
-            logprobs=1,
+            logprobs=tops,
         )
-        out, logprobs = [], []
+        out = []
         for message in self.generate(request):
             if message.WhichOneof("event") == "delta":
-                out += message.delta.token_ids
-                logprobs += [entry.logprob for entry in message.delta.logprobs]
-        return out, logprobs
+                out += message.delta.logprobs
+        return out
