@@ -87,6 +87,22 @@ static int candidates_find(struct gemm_context *gemm, struct problem *problem,
     return found;
 }
 
+/* ---- our own forms: gemv.cu's, then gemm_stream.cu's ---------------------------------------- */
+
+enum { FORMS = GEMV_FORMS + STREAM_FORMS };
+
+static bool form_fits(const struct device *device, const struct gemm_op *op, int form)
+{
+    return form < GEMV_FORMS ? gemv_fits(op)
+                             : form < FORMS && stream_fits(device, op, form - GEMV_FORMS);
+}
+
+static enum status form_run(struct device *device, const struct gemm_op *op, int form)
+{
+    return form < GEMV_FORMS ? gemv_run(device, op, form)
+                             : stream_run(device, op, form - GEMV_FORMS);
+}
+
 /* ---- timing -------------------------------------------------------------------------------- */
 
 struct candidate {
@@ -99,7 +115,7 @@ struct candidate {
 
 static bool candidate_run(const struct candidate *c)
 {
-    return c->form >= 0 ? gemv_run(c->device, c->op, c->form) == STATUS_OK
+    return c->form >= 0 ? form_run(c->device, c->op, c->form) == STATUS_OK
                         : problem_run(c->device, c->op, c->problem, c->algorithm);
 }
 
@@ -210,18 +226,18 @@ struct pick pick_of(const struct plan *plan)
 
 /* What an earlier run chose, if it is one of today's candidates: a file is never trusted to
  * describe an algorithm, only to point at one that the library has just offered. */
-static bool plan_recall(const struct gemm_context *gemm, const struct gemm_op *op,
-                        struct plan *plan, const cublasLtMatmulHeuristicResult_t *results,
-                        int found)
+static bool plan_recall(const struct device *device, const struct gemm_op *op, struct plan *plan,
+                        const cublasLtMatmulHeuristicResult_t *results, int found)
 {
     static_assert(sizeof(cublasLtMatmulAlgo_t) == PICK_BYTES, "an algorithm is 64 bytes");
+    const struct picks *picks = device->gemm->picks;
     const struct pick like = pick_of(plan);
-    const struct pick *pick = gemm->picks != NULL ? picks_find(gemm->picks, &like) : NULL;
+    const struct pick *pick = picks != NULL ? picks_find(picks, &like) : NULL;
     if (pick == NULL || plan->replaced)
         return false;
     plan->form = pick->form;
     if (pick->form >= 0)
-        return plan->usable = pick->form < GEMV_FORMS && gemv_fits(op);
+        return plan->usable = form_fits(device, op, pick->form);
     for (int i = 0; i < found && !plan->usable; i++)
         if (memcmp(&results[i].algo, pick->algorithm, PICK_BYTES) == 0) {
             plan->usable = true;
@@ -250,7 +266,9 @@ static void plan_time(struct device *device, const struct gemm_op *op, struct pl
         plan_offer(&candidate, plan, &best);
     }
     float best_library = best;
-    for (int form = 0; form < GEMV_FORMS && gemv_fits(op); form++) {
+    for (int form = 0; form < FORMS; form++) {
+        if (!form_fits(device, op, form))
+            continue;
         struct candidate candidate = {device, op, problem, NULL, form};
         plan_offer(&candidate, plan, &best);
     }
@@ -275,7 +293,7 @@ static void plan_make(struct device *device, const struct gemm_op *op, struct pl
         if (problem_describe(&device->gemm->lt, op, false, &problem))
             found = candidates_find(device->gemm, &problem, results, most);
     }
-    if (plan_recall(device->gemm, op, plan, results, found))
+    if (plan_recall(device, op, plan, results, found))
         return;
     plan->form = -1;
     if (device->recording || device->gemm->hurried)
@@ -322,9 +340,9 @@ static enum status plan_run(struct device *device, const struct gemm_op *op,
                             const struct plan *plan, bool *ran)
 {
     struct problem problem;
-    *ran = plan->usable && plan->form >= 0 && gemv_fits(op);
+    *ran = plan->usable && plan->form >= 0 && form_fits(device, op, plan->form);
     if (*ran)
-        return gemv_run(device, op, plan->form);
+        return form_run(device, op, plan->form);
     *ran = plan->usable && plan->form < 0 &&
            problem_describe(&device->gemm->lt, op, plan->fused_bias, &problem) &&
            problem_run(device, op, &problem, &plan->algorithm);

@@ -12,4 +12,12 @@ enum { GEMV_FORMS = 2 };
 bool gemv_fits(const struct gemm_op *op);
 enum status gemv_run(struct device *device, const struct gemm_op *op, int form);
 
+/* gemm_stream.cu: products of 17 to 128 rows, likewise. */
+enum { STREAM_FORMS = 4 };
+bool stream_fits(const struct device *device, const struct gemm_op *op, int form);
+enum status stream_run(struct device *device, const struct gemm_op *op, int form);
+/* Gate and up in one pass, for 17 to 128 rows. */
+bool stream_gate_up_fits(const struct device *device, const struct gate_up_op *op);
+enum status stream_gate_up(struct device *device, const struct gate_up_op *op);
+
 #endif

@@ -10,6 +10,7 @@
 #include <cblas.h>
 
 #include "kernels/cpu/variant.h"
+#include "kernels/picks.h"
 #include "tests/kernels/harness.h"
 #include "tests/kernels/reference.h"
 
@@ -191,26 +192,38 @@ static void aligned_gemm_agrees_with_float64(void **state)
     }
 }
 
-/* On a device of its own, which reads and writes the file of choices. */
-static float *run_prepared(const struct product *p, const char *file)
+/* A device of its own, which reads and writes the file of choices; returns the shared one. */
+static struct device *device_with(const char *file)
 {
     struct device_options options = {
         .threads = 1, .max_tokens = 4096, .max_sequences = 64, .gemm_cache = file};
     struct device *shared = h.device;
     struct error error = {0};
-    int choices, again;
 
     assert_int_equal(h.kept_count, 0);
     MUST(h.backend->open(&options, &h.device, &error));
-    struct gemm_op op = product_op(p);
-    MUST(h.backend->gemm_prepare(h.device, &op, 1, &choices));
-    MUST(h.backend->gemm_prepare(h.device, &op, 1, &again));
-    assert_true(choices > 0 && again == 0);
-    float *got = run_product(p);
+    return shared;
+}
+
+static void device_back(struct device *shared)
+{
     while (h.kept_count > 0)
         h.backend->release(h.device, h.kept[--h.kept_count]);
     h.backend->close(h.device);
     h.device = shared;
+}
+
+static float *run_prepared(const struct product *p, const char *file)
+{
+    int choices, again;
+    struct device *shared = device_with(file);
+    struct gemm_op op = product_op(p);
+
+    MUST(h.backend->gemm_prepare(h.device, &op, 1, &choices));
+    MUST(h.backend->gemm_prepare(h.device, &op, 1, &again));
+    assert_true(choices > 0 && again == 0);
+    float *got = run_product(p);
+    device_back(shared);
     return got;
 }
 
@@ -235,6 +248,82 @@ static void choices_are_kept_between_devices(void **state)
     assert_int_equal(stat(file, &second), 0);
     assert_true(first.st_ino == second.st_ino);
     assert_same_bits(one, other, 200 * 2176);
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+/* What a file of choices says for a form of a back end: the form that takes `p`, if it can. */
+static void pick_form(struct picks *picks, const struct product *p, int row_class, int form)
+{
+    struct pick pick = {.columns = p->columns,
+                        .depth = p->depth,
+                        .row_class = row_class,
+                        .float_out = p->float_out,
+                        .bias = p->biased,
+                        .form = form};
+
+    assert_true(picks_add(picks, &pick));
+}
+
+/* Through a file that names them. The products' weights are of few and of many pieces, and their
+ * depths end within a piece; a product that a form does not take gets another. */
+static void every_form_agrees_with_float64(void **state)
+{
+    enum { FORMS = 6, SHAPES = 5, CLASSES = 5, ALL = FORMS * SHAPES * CLASSES };
+    static const struct {
+        int columns, depth;
+    } shapes[SHAPES] = {{600, 264}, {320, 1032}, {336, 64}, {2048, 520}, {25600, 72}};
+    static const int rows[CLASSES] = {9, 17, 50, 91, 127}, classes[CLASSES] = {16, 32, 64, 96, 128};
+    char folder[] = "/tmp/kernels_dense.XXXXXX", file[sizeof(folder) + 16];
+    struct picks *picks = calloc(1, sizeof(*picks));
+    struct product *all = calloc(ALL, sizeof(*all));
+    struct error error = {0};
+    int count = 0, choices;
+
+    (void)state;
+    if (h.backend->gemm_prepare == NULL) {
+        free(picks);
+        free(all);
+        return;
+    }
+    assert_non_null(mkdtemp(folder));
+    snprintf(file, sizeof(file), "%s/products", folder);
+    struct product small = {.rows = 1, .columns = 64, .depth = 64, .ld_x = 64, .ld_out = 64};
+    small.x = random_activations(64, 1.0);
+    small.weight = random_activations(64 * 64, 1.0);
+    (void)run_prepared(&small, file); /* a file with this device's heading */
+    MUST(picks_load(file, picks, &error));
+    for (int i = 0; i < ALL; i++) {
+        int form = i % FORMS, s = i / FORMS % SHAPES, c = i / FORMS / SHAPES;
+        if (s > 2 && c != (s + form) % 3) /* the reference takes long */
+            continue;
+        struct product p = {.rows = rows[c],
+                            .columns = shapes[s].columns + 8 * form,
+                            .depth = shapes[s].depth,
+                            .ld_x = shapes[s].depth + 8 * (i % 2),
+                            .biased = i % 5 < 2,
+                            .float_out = i % 7 < 2};
+        p.ld_out = p.columns + 8 * (i % 3);
+        pick_form(picks, &p, classes[c], form);
+        all[count++] = p;
+    }
+    MUST(picks_save(file, picks, &error));
+    harness_sweep(NULL);
+    struct device *shared = device_with(file);
+    MUST(h.backend->gemm_prepare(h.device, NULL, 0, &choices)); /* reads the file */
+    for (int i = 0; i < count; i++) {
+        struct product *p = &all[i];
+        p->x = random_activations((size_t)p->rows * (size_t)p->ld_x, 1.0);
+        p->weight = random_activations((size_t)p->columns * (size_t)p->depth, 1.0);
+        p->bias = random_floats((size_t)p->columns, 1.0);
+        check_product(p);
+        float *once = run_product(p), *twice = run_product(p);
+        assert_same_bits(once, twice, (size_t)p->rows * (size_t)p->ld_out);
+        harness_sweep(NULL);
+    }
+    device_back(shared);
+    free(picks);
+    free(all);
     assert_int_equal(unlink(file), 0);
     assert_int_equal(rmdir(folder), 0);
 }
@@ -389,8 +478,9 @@ static void gate_up_agrees_with_float64(void **state)
 {
     static const struct {
         int rows, columns, depth, pad;
-    } shapes[] = {{1, 24, 64, 0},    {3, 5, 7, 2},       {9, 136, 320, 8},  {16, 64, 256, 0},
-                  {40, 200, 192, 0}, {131, 264, 128, 0}, {300, 72, 448, 8}, {257, 33, 65, 3}};
+    } shapes[] = {{1, 24, 64, 0},    {3, 5, 7, 2},       {9, 136, 320, 8},   {16, 64, 256, 0},
+                  {17, 8600, 72, 0}, {63, 4300, 136, 8}, {90, 11010, 64, 0}, {127, 4700, 72, 0},
+                  {40, 200, 192, 0}, {131, 264, 128, 0}, {300, 72, 448, 8},  {257, 33, 65, 3}};
 
     (void)state;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -587,6 +677,7 @@ int main(void)
         TEST(gemm_agrees_with_float64),
         TEST(aligned_gemm_agrees_with_float64),
         TEST(choices_are_kept_between_devices),
+        TEST(every_form_agrees_with_float64),
         TEST(gemm_agrees_with_openblas),
         TEST(gemm_row_has_the_same_bits_in_any_batch),
         TEST(gemm_column_has_the_same_bits_in_any_shard),
