@@ -1,7 +1,7 @@
-/* Matrix products: cuBLASLt where its alignment rules allow, or gemv.cu for few rows, whichever of
- * their algorithms is fastest for a shape class when timed: before the first step
- * (gemm_prepare.cu), or at its first use. A class is the weight's shape, the output's type and a
- * range of row counts. */
+/* Matrix products: cuBLASLt where its alignment rules allow, or gemv.cu or gemm_stream.cu for few
+ * rows, whichever of their algorithms is fastest for a shape class when timed: before the first
+ * step (gemm_prepare.cu), or at its first use. A class is the weight's shape, the output's type and
+ * a range of row counts. */
 #include "kernels/cuda/gemm_plan.h"
 
 #include <stdlib.h>

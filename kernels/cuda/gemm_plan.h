@@ -16,7 +16,7 @@ struct plan {
     bool timed;    /* the fastest of its candidates, not the library's first word */
     bool replaced; /* the first choice refused a row count of the class */
     bool lost;     /* so did the second: said once */
-    int form;      /* gemv.cu's; -1: the library's algorithm */
+    int form;      /* one of our own, numbered in gemm.cu; -1: the library's algorithm */
     cublasLtMatmulAlgo_t algorithm;
 };
 
