@@ -170,6 +170,36 @@ static void both_forms_agree_with_float64(void **state)
     }
 }
 
+/* Uniform decays of all tokens: -g - spread .. -g. */
+static void scene_gates(struct scene *c, double g, double spread)
+{
+    for (int i = 0; i < c->tokens * c->heads; i++)
+        c->g[i] = (float)(-g - spread * random_unit());
+}
+
+/* A back end may cut long sequences into segments when they are few, and join them by what each
+ * does to its entering state: carried states, sequences too short to cut, ends inside a chunk,
+ * decays that keep everything, something, or nothing of a segment. */
+static void long_sequences_agree_with_float64(void **state)
+{
+    static const struct sequence sequence[] = {
+        {3, 1}, {0, 2}, {900, 1500}, {0, 130}, {0, 2750}, {5, 1088}};
+    static const struct {
+        int d_k;
+        double g, spread;
+    } cases[] = {{128, 0.0, 0.0}, {96, 0.0, 0.0},  {128, 0.0, 2e-3}, {96, 0.0, 2e-3},
+                 {128, 0.1, 0.1}, {96, 0.1, 0.1}, {128, 8.0, 60.0}, {96, 0.05, 0.3}};
+    enum { TOKENS = 1 + 2 + 1500 + 130 + 2750 + 1088 };
+
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        struct scene c = random_scene(1, cases[i].d_k, 64, TOKENS, true);
+        scene_gates(&c, cases[i].g, cases[i].spread);
+        check_ragged(&c, sequence, 6, 64);
+        harness_sweep(NULL);
+    }
+}
+
 /* A sequence in pieces; the state is carried in slot 1 of 3, and handed back in *last. */
 static float *run_pieces(const struct scene *c, const int *pieces, int count, int chunk,
                          float **last)
@@ -320,6 +350,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(both_forms_agree_with_float64),
+        TEST(long_sequences_agree_with_float64),
         TEST(a_cut_recurrence_has_the_same_bits),
         TEST(chunks_agree_with_the_recurrence_at_any_cut),
         TEST(chunks_hold_for_hard_inputs),

@@ -401,8 +401,9 @@ static enum status call_mixer(const struct bench *b, const void *op, int turn)
     return b->backend->jet_mixer(b->device, &mixer);
 }
 
+/* `decay`: of a token, on average; a segment whose decays leave nothing takes less work. */
 static void bench_delta(struct bench *b, const char *name, int sequences, int fresh, int heads,
-                        int d_k)
+                        int d_k, double decay)
 {
     enum { D_V = 256 };
     if (!wanted(b, name))
@@ -424,7 +425,7 @@ static void bench_delta(struct bench *b, const char *name, int sequences, int fr
         must(b, b->backend->head_norm(b->device, &norm));
     op.q = op.k = norm.out;
     op.v = noise(b, rows * D_V * 2);
-    op.g = constant(b, rows, -0.1f);
+    op.g = constant(b, rows, (float)-decay);
     op.beta = constant(b, rows, 0.4f);
     op.state = zeros(b, (size_t)(sequences * heads * d_k) * D_V * 4);
     op.out = zeros(b, rows * D_V * 2);
@@ -541,10 +542,12 @@ static void bench_all(struct bench *b)
     bench_attention(b, "attention prefill 2B, 1 x 32K", 1, 32768, 0, 12, 0);
     bench_attention(b, "attention prefill 4B, 16K after 240K", 1, 16384, 245760, 16, 0);
     bench_attention(b, "window prefill 4B, 8K after 8K", 1, 8192, 8192, 16, 2048);
-    bench_delta(b, "delta prefill 4B, 1 x 32K", 1, 32768, 16, 128);
-    bench_delta(b, "delta prefill 4B, 1 x 8K", 1, 8192, 16, 128);
-    bench_delta(b, "delta prefill 4B, 8 x 8K", 8, 8192, 16, 128);
-    bench_delta(b, "delta prefill 2B, 1 x 32K", 1, 32768, 12, 96);
+    bench_delta(b, "delta prefill 4B, 1 x 32K", 1, 32768, 16, 128, 0.1);
+    bench_delta(b, "delta prefill 4B, 1 x 32K, slow decay", 1, 32768, 16, 128, 1e-4);
+    bench_delta(b, "delta prefill 4B, 1 x 8K", 1, 8192, 16, 128, 0.1);
+    bench_delta(b, "delta prefill 4B, 1 x 8K, slow decay", 1, 8192, 16, 128, 1e-4);
+    bench_delta(b, "delta prefill 4B, 8 x 8K", 8, 8192, 16, 128, 0.1);
+    bench_delta(b, "delta prefill 2B, 1 x 32K", 1, 32768, 12, 96, 0.1);
     bench_mixer(b, "jet mixer prefill 4B, 1 x 8K", 1, 8192, 16, 128, 512);
     bench_mixer(b, "jet mixer decode 4B, 128", 128, 1, 16, 128, 512);
     bench_mixer(b, "jet mixer decode 4B, 64", 64, 1, 16, 128, 512);
@@ -573,7 +576,7 @@ static void bench_shape(struct bench *b, const struct kernels_shape *shape)
     bench_attention(b, name, shape->batch, shape->tokens, shape->context, heads, window);
     snprintf(name, sizeof(name), "delta %s", tail);
     if (shape->tokens > 1)
-        bench_delta(b, name, shape->batch, shape->tokens, heads, d_k);
+        bench_delta(b, name, shape->batch, shape->tokens, heads, d_k, 0.1);
     snprintf(name, sizeof(name), "jet mixer %s", tail);
     bench_mixer(b, name, shape->batch, shape->tokens, heads, d_k, heads * 32);
 }

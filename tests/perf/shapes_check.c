@@ -468,6 +468,8 @@ static void check_all(void)
     static const struct sequence ragged[] = {{5, 1},    {300, 1},  {0, 300}, {100, 129},
                                              {1000, 2}, {64, 200}, {63, 64}, {0, 65}};
     static const struct sequence chunks[] = {{0, 64}, {10, 200}, {0, 5}, {3, 65}, {7, 1}};
+    static const struct sequence prompts[] = {
+        {7, 1}, {500, 2000}, {0, 70}, {0, 1025}, {64, 3001}};
 
     check_attention("attention decode, 16 heads", decodes, 6, 16, 0);
     check_attention("attention decode, 12 heads", decodes, 6, 12, 0);
@@ -479,6 +481,10 @@ static void check_all(void)
     check_delta("delta, d_k 128", chunks, 5, 3, 128, 0.0);
     check_delta("delta, d_k 128, slow decay", chunks, 5, 3, 128, -7.0);
     check_delta("delta, d_k 96", chunks, 5, 2, 96, -2.0);
+    check_delta("delta in segments, d_k 128", prompts, 5, 2, 128, 0.0);
+    check_delta("delta in segments, d_k 128, slow decay", prompts, 5, 2, 128, -12.0);
+    check_delta("delta in segments, d_k 96, slow decay", prompts, 5, 1, 96, -7.0);
+    check_delta("delta in segments, d_k 96, 1 sequence", prompts + 4, 1, 3, 96, -12.0);
     check_mixer("jet mixer decode, d_k 128", decodes, 6, 2, 128);
     check_mixer("jet mixer decode, d_k 96", decodes, 6, 3, 96);
     check_mixer("jet mixer ragged, d_k 128", ragged, 8, 2, 128);

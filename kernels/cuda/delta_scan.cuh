@@ -1,0 +1,186 @@
+/* The chain over chunks, as far as the scan and the state-only pass share it. A warpgroup owns 64
+ * columns of the state, transposed ([64, d_k], fp32 in registers): in halves `s0` [64, 64] and `s1`
+ * [64, d_k - 64]. */
+#ifndef JETD_KERNELS_CUDA_DELTA_SCAN_CUH
+#define JETD_KERNELS_CUDA_DELTA_SCAN_CUH
+
+#include "kernels/cuda/delta_chunk.cuh"
+#include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/wgmma.cuh"
+
+
+
+/* 16-byte piece `piece` of row `row` in tiles of [64, 64]. */
+__device__ static inline uint32_t tile_at(int row, int piece)
+{
+    return (uint32_t)(piece / 8 * TILE + row * 128 + ((piece ^ row) & 7) * 16);
+}
+
+/* Boxes of [64, 64] of what the chain reads. */
+struct chain_maps {
+    CUtensorMap keys, queries, values, solve, weight;
+};
+
+/* The chunks that a block walks. */
+struct stretch {
+    int first;   /* token of the first chunk */
+    int tokens;  /* from there to the sequence's end */
+    int chunks;  /* to walk */
+    int64_t row; /* of the first chunk in prepared */
+};
+
+__device__ static inline struct stretch stretch_of(const struct ragged &batch, int sequence,
+                                                   int from, int to)
+{
+    const int first = batch.starts[sequence] + from * CHUNK;
+    return {first, batch.starts[sequence + 1] - first, to - from,
+            prepared_row(batch, sequence, from)};
+}
+
+__device__ static inline float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* What a chunk's decays make of this thread's tokens: 8n + 2 (lane % 4) + {0, 1}. */
+struct factors {
+    float2 grown[8]; /* exp(G_i) */
+    float2 later[8]; /* exp(G_end - G_i) */
+    float shrink;    /* exp(G_end) */
+};
+
+__device__ static inline void factors_of(struct factors &f, const float *decay)
+{
+    const float end = decay[CHUNK - 1];
+    f.shrink = exp2_fast(end);
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        float2 g = *(const float2 *)(decay + n * 8 + threadIdx.x % 4 * 2);
+        f.grown[n] = make_float2(exp2_fast(g.x), exp2_fast(g.y));
+        f.later[n] = make_float2(exp2_fast(end - g.x), exp2_fast(end - g.y));
+    }
+}
+
+/* Result fragments as the register operand of the next product: depth step `step`. */
+template <int COUNT>
+__device__ static inline void repack(uint32_t *a, const float (&d)[COUNT], int step)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        a[i] = pack_bf16(d[8 * step + 2 * i], d[8 * step + 2 * i + 1]);
+}
+
+template <int REST>
+__device__ static inline void state_operand(uint32_t (&a)[4 + REST / 8][4], const float (&s0)[32],
+                                            const float (&s1)[REST])
+{
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        repack(a[k], s0, k);
+#pragma unroll
+    for (int k = 0; k < REST / 8; k++)
+        repack(a[4 + k], s1, k);
+}
+
+/* out = (X S)^T for the rows X [64, d_k] in tiles at `rows`. */
+template <int STEPS>
+__device__ static inline void state_product(float (&out)[32], const uint32_t (&a)[STEPS][4],
+                                            uint64_t rows)
+{
+#pragma unroll
+    for (int k = 0; k < STEPS; k++)
+        group_mma<0>(out, a[k], rows + (k / 4 * TILE + k % 4 * 32) / 16, k > 0);
+}
+
+/* V^T of this warp's columns, as the residual below has it. */
+__device__ static inline void values_load(uint32_t (&v)[4][4], uint32_t values)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int row = lane % 8 + lane / 16 * 8, piece = warp * 2 + lane / 8 % 2;
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        load_matrices_transposed(v[k], values + tile_at(k * 16 + row, piece));
+}
+
+/* R^T = (V - exp(G) K S)^T */
+__device__ static inline void residual(uint32_t (&r)[4][4], const uint32_t (&v)[4][4],
+                                       const float (&reads)[32], const float2 (&grown)[8])
+{
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float2 value = __bfloat1622float2(*(const __nv_bfloat162 *)&v[k][i]);
+            float2 g = grown[2 * k + i / 2];
+            r[k][i] = pack_bf16(value.x - g.x * reads[8 * k + 2 * i],
+                                value.y - g.y * reads[8 * k + 2 * i + 1]);
+        }
+}
+
+/* out [64, 64] = or += r m^T for a matrix [64, 64] of prepared. */
+__device__ static inline void matrix_product(float (&out)[32], const uint32_t (&r)[4][4],
+                                             uint64_t matrix, bool add)
+{
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        group_mma<0>(out, r[k], matrix + k * 32 / 16, add || k > 0);
+}
+
+/* U^T scaled to the chunk's end. */
+__device__ static inline void scale_late(uint32_t (&late)[4][4], const float (&u)[32],
+                                         const float2 (&later)[8])
+{
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float2 g = later[2 * k + i / 2];
+            late[k][i] = pack_bf16(u[8 * k + 2 * i] * g.x, u[8 * k + 2 * i + 1] * g.y);
+        }
+}
+
+/* S^T += U^T K */
+template <int REST>
+__device__ static inline void state_update(float (&s0)[32], float (&s1)[REST],
+                                           const uint32_t (&late)[4][4], uint64_t keys)
+{
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        group_mma<1>(s0, late[k], keys + k * 2048 / 16, 1);
+        group_mma<1>(s1, late[k], keys + (TILE + k * 2048) / 16, 1);
+    }
+}
+
+template <int COUNT>
+__device__ static inline void state_scale(float (&s)[COUNT], float factor)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        s[i] *= factor;
+}
+
+/* This thread's elements of half a state: visit(element, row (d_k), column of the 64). */
+template <int COUNT, typename Visit>
+__device__ static inline void each_state(float (&s)[COUNT], int first_row, Visit visit)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        visit(s[i], first_row + i / 4 * 8 + lane % 4 * 2 + i % 2,
+              warp * 16 + lane / 4 + i % 4 / 2 * 8);
+}
+
+template <int REST, typename Visit>
+__device__ static inline void each_state(float (&s0)[32], float (&s1)[REST], Visit visit)
+{
+    each_state(s0, 0, visit);
+    each_state(s1, 64, visit);
+}
+
+/* delta_scan.cu. `rows`: chunks x heads in prepared. */
+enum status chain_maps_make(struct chain_maps *maps, const struct delta_op *op,
+                            const struct prepared *prepared, int64_t rows);
+
+#endif

@@ -1,0 +1,258 @@
+/* The states before the segments of long sequences. Over a segment the state goes from S to
+ * A S + B: B is what the chain makes of S = 0, A what it makes of S = I without values, and a
+ * sequence's first segment, whose S is known, needs no A. Three steps: all segments walk at once,
+ * without outputs, a block for 64 columns of B or of A; then combine, from segment to segment; then
+ * delta_scan. Where the decays add up to nothing in fp32, a walk begins behind that and A is zero:
+ * no column of A is longer than exp(sum of g). */
+#include "kernels/cuda/delta_scan.cuh"
+
+/* One chunk's share of shared memory, bytes. */
+template <int D_K>
+struct state_stage {
+    enum {
+        STAGES = 3,
+        KEYS = 0,
+        SOLVE = (D_K + 63) / 64 * TILE,
+        VALUES = SOLVE + TILE,
+        BYTES = VALUES + TILE,
+        DECAY = STAGES * BYTES,
+        BARRIERS = DECAY + STAGES * CHUNK * 4,
+        TOTAL = BARRIERS + STAGES * 8
+    };
+};
+
+/* The latest of `chunks` chunks from which on the decays make nothing of any state: 2^-160 of what
+ * fp32 holds is below its least number. -1: some of the state before them is left. Warps alike. */
+__device__ static inline int forgotten_before(const float *decays, int64_t row, int heads, int head,
+                                              int chunks)
+{
+    const int lane = threadIdx.x % 32;
+    float after = 0.0f;
+    for (int done = 0; done < chunks; done += 32) {
+        int chunk = chunks - 1 - done - lane;
+        float sum = chunk >= 0 ? decays[((row + chunk) * heads + head) * CHUNK + CHUNK - 1] : 0.0f;
+#pragma unroll
+        for (int offset = 1; offset < 32; offset *= 2) {
+            float later = __shfl_up_sync(0xffffffffu, sum, offset);
+            sum += lane >= offset ? later : 0.0f;
+        }
+        unsigned gone = __ballot_sync(0xffffffffu, after + sum < -160.0f);
+        if (gone != 0)
+            return chunks - __ffs((int)gone) - done;
+        after += __shfl_sync(0xffffffffu, sum, 31);
+    }
+    return -1;
+}
+
+/* A chunk into its stage; one thread. value_column < 0: no values. */
+template <int D_K>
+__device__ static inline void state_fetch(const struct chain_maps &maps, const float *decay,
+                                          uint32_t shared, int stage, int first, int64_t row,
+                                          int head, int value_column)
+{
+    typedef state_stage<D_K> at;
+    const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
+    barrier_expect(full, (value_column < 0 ? at::VALUES : at::BYTES) + CHUNK * 4);
+    for (int half = 0; half < (D_K + 63) / 64; half++)
+        copy_box(to + at::KEYS + half * TILE, &maps.keys, head * D_K + half * 64, first, full);
+    copy_box(to + at::SOLVE, &maps.solve, 0, (int)row * CHUNK, full);
+    if (value_column >= 0)
+        copy_box(to + at::VALUES, &maps.values, value_column, first, full);
+    copy_in(shared + at::DECAY + stage * CHUNK * 4, decay + row * CHUNK, CHUNK * 4, full,
+            policy_evict_first());
+}
+
+/* The chain of one block from the state in s0 and s1; all chunks are whole. */
+template <int D_K, int REST>
+__device__ static inline void states_walk(float (&s0)[32], float (&s1)[REST],
+                                          const struct chain_maps &maps, const float *decays,
+                                          const struct stretch &walk, int heads, int head,
+                                          int value_column)
+{
+    typedef state_stage<D_K> at;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const uint32_t base = shared_address(shared);
+    auto fetch = [&](int chunk) {
+        if (threadIdx.x == 0 && chunk < walk.chunks)
+            state_fetch<D_K>(maps, decays, base, chunk % at::STAGES, walk.first + chunk * CHUNK,
+                             (walk.row + chunk) * heads + head, head, value_column);
+    };
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < at::STAGES; stage++)
+            barrier_init(base + at::BARRIERS + stage * 8, 1);
+        barrier_init_done();
+    }
+    __syncthreads();
+    fetch(0);
+    fetch(1);
+    for (int chunk = 0; chunk < walk.chunks; chunk++) {
+        const int place = chunk % at::STAGES;
+        const uint32_t stage = base + place * at::BYTES;
+        const uint64_t keys = tile_descriptor(stage + at::KEYS);
+        barrier_wait(base + at::BARRIERS + place * 8, chunk / at::STAGES % 2);
+        __syncthreads(); /* all are done with the chunk before */
+        fetch(chunk + 2);
+        float reads[32], u[32];
+        uint32_t a[D_K / 16][4], v[4][4] = {}, r[4][4];
+        state_operand<REST>(a, s0, s1);
+        group_fence();
+        state_product(reads, a, keys);
+        group_commit();
+        struct factors f;
+        factors_of(f, (const float *)(shared + at::DECAY) + place * CHUNK);
+        if (value_column >= 0)
+            values_load(v, stage + at::VALUES);
+        group_wait<0>();
+        group_settle(reads);
+        residual(r, v, reads, f.grown);
+        group_fence();
+        matrix_product(u, r, tile_descriptor(stage + at::SOLVE), false);
+        group_commit();
+        state_scale(s0, f.shrink);
+        state_scale(s1, f.shrink);
+        group_wait<0>();
+        group_settle(u);
+        scale_late(r, u, f.later);
+        group_fence();
+        state_update(s0, s1, r, keys);
+        group_commit();
+        group_wait<0>();
+        group_settle(s0);
+        group_settle(s1);
+    }
+}
+
+/* 64 columns of B, or of A. */
+template <int D_K>
+__global__ __launch_bounds__(THREADS, 2) static void delta_states_kernel(
+    struct delta_op op, struct ragged batch, const float *decays,
+    const __grid_constant__ struct chain_maps maps, struct segments cut)
+{
+    enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
+    const int head = blockIdx.y, slabs = op.d_v / SLAB;
+    const bool across = (int)blockIdx.x >= slabs;
+    const int slab = across ? blockIdx.x - slabs : blockIdx.x;
+    const int sequence = cut.from + blockIdx.z / (cut.count - 1);
+    const int segment = blockIdx.z % (cut.count - 1), begin = segment * cut.chunks;
+    const int64_t d_v = op.d_v;
+    if (begin + cut.chunks >= sequence_chunks(batch, sequence) || (across && segment == 0))
+        return;
+    const int64_t row = segment_row(cut, batch, sequence, segment) * op.heads + head;
+    const int forgotten = forgotten_before(decays, prepared_row(batch, sequence, begin), op.heads,
+                                           head, cut.chunks);
+    if (across && forgotten >= 0)
+        return;
+    float s0[32] = {}, s1[REST] = {};
+    if (across) {
+        each_state(s0, s1, [&](float &mine, int k, int column) {
+            mine = k == slab * SLAB + column ? 1.0f : 0.0f;
+        });
+    } else if (segment == 0) {
+        const float *state =
+            op.state + ((int64_t)batch.slots[sequence] * op.heads + head) * D_K * d_v;
+        const bool fresh = batch.contexts[sequence] == 0;
+        each_state(s0, s1, [&](float &mine, int k, int column) {
+            int64_t at = k * d_v + slab * SLAB + column;
+            float before = fresh ? 0.0f : state[at];
+            cut.entering[row * D_K * d_v + at] = before;
+            mine = forgotten < 0 ? before : 0.0f;
+        });
+    }
+    const int first = begin + (forgotten < 0 ? 0 : forgotten);
+    states_walk<D_K>(s0, s1, maps, decays,
+                     stretch_of(batch, sequence, first, begin + cut.chunks), op.heads, head,
+                     across ? -1 : head * op.d_v + slab * SLAB);
+    each_state(s0, s1, [&](float &mine, int k, int column) {
+        if (!across) /* the segment after this one has the next row */
+            cut.entering[(row + op.heads) * D_K * d_v + k * d_v + slab * SLAB + column] = mine;
+        else if (D_K % SLAB == 0 || slab * SLAB + column < D_K)
+            cut.across[(row * D_K + k) * D_K + slab * SLAB + column] = mine;
+    });
+}
+
+/* From segment to segment: entering = A entering before + B, where B is in place. A block has 16
+ * columns of d_v, a thread 4 x 4 of their elements. */
+template <int D_K>
+__global__ __launch_bounds__(THREADS) static void delta_combine_kernel(struct ragged batch,
+                                                                       const float *decays,
+                                                                       struct segments cut,
+                                                                       int heads, int d_v)
+{
+    enum { COLUMNS = 16 };
+    __shared__ __align__(16) float before[D_K][COLUMNS];
+    const int head = blockIdx.y, sequence = cut.from + blockIdx.z;
+    const int k0 = threadIdx.x / 4 * 4, column = threadIdx.x % 4 * 4;
+    const int all = sequence_chunks(batch, sequence);
+    for (int segment = 1; (segment + 1) * cut.chunks < all; segment++) {
+        int64_t chunk_row = prepared_row(batch, sequence, segment * cut.chunks);
+        if (forgotten_before(decays, chunk_row, heads, head, cut.chunks) >= 0)
+            continue;
+        const int64_t row = segment_row(cut, batch, sequence, segment) * heads + head;
+        const float *from = cut.entering + row * D_K * d_v + blockIdx.x * COLUMNS;
+        const float *across = cut.across + row * D_K * D_K;
+        __syncthreads();
+        for (int i = threadIdx.x; i < D_K * COLUMNS / 4; i += THREADS)
+            *(float4 *)&before[i / 4][i % 4 * 4] =
+                *(const float4 *)(from + (int64_t)(i / 4) * d_v + i % 4 * 4);
+        __syncthreads();
+        if (k0 >= D_K)
+            continue;
+        float sum[4][4] = {};
+        for (int k = 0; k < D_K; k += 4) {
+            float4 s[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                s[j] = *(const float4 *)&before[k + j][column];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float4 a = *(const float4 *)(across + (k0 + i) * D_K + k);
+                sum[i][0] += a.x * s[0].x + a.y * s[1].x + a.z * s[2].x + a.w * s[3].x;
+                sum[i][1] += a.x * s[0].y + a.y * s[1].y + a.z * s[2].y + a.w * s[3].y;
+                sum[i][2] += a.x * s[0].z + a.y * s[1].z + a.z * s[2].z + a.w * s[3].z;
+                sum[i][3] += a.x * s[0].w + a.y * s[1].w + a.z * s[2].w + a.w * s[3].w;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float4 *to = (float4 *)(cut.entering + (row + heads) * D_K * d_v +
+                                    (int64_t)(k0 + i) * d_v + blockIdx.x * COLUMNS + column);
+            float4 b = *to;
+            *to = make_float4(b.x + sum[i][0], b.y + sum[i][1], b.z + sum[i][2], b.w + sum[i][3]);
+        }
+    }
+}
+
+template <int D_K>
+static enum status delta_states_launch(struct device *device, const struct delta_op *op,
+                                       const struct prepared *prepared, int64_t rows,
+                                       const struct segments *cut)
+{
+    const int sequences = op->batch->sequences - cut->from;
+    const int slabs = op->d_v / SLAB + (cut->count > 2 ? (D_K + SLAB - 1) / SLAB : 0);
+    const size_t bytes = state_stage<D_K>::TOTAL;
+    struct chain_maps maps;
+    enum status status = shared_raise(delta_states_kernel<D_K>, bytes, "delta states");
+    if (status == STATUS_OK)
+        status = chain_maps_make(&maps, op, prepared, rows);
+    if (status != STATUS_OK)
+        return status;
+    delta_states_kernel<D_K>
+        <<<dim3(slabs, op->heads, sequences * (cut->count - 1)), THREADS, bytes,
+           device->stream>>>(*op, *op->batch, prepared->decay, maps, *cut);
+    status = launch_check("delta states");
+    if (status != STATUS_OK || cut->count == 2)
+        return status;
+    delta_combine_kernel<D_K>
+        <<<dim3(op->d_v / 16, op->heads, sequences), THREADS, 0, device->stream>>>(
+            *op->batch, prepared->decay, *cut, op->heads, op->d_v);
+    return launch_check("delta combine");
+}
+
+enum status delta_states(struct device *device, const struct delta_op *op,
+                         const struct prepared *prepared, int64_t rows, const struct segments *cut)
+{
+    if (cut->count < 2)
+        return STATUS_OK;
+    return op->d_k == 128 ? delta_states_launch<128>(device, op, prepared, rows, cut)
+                          : delta_states_launch<96>(device, op, prepared, rows, cut);
+}
