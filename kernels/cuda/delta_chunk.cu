@@ -12,7 +12,6 @@
 
 /* The step's share of device->scratch. */
 struct arrangement {
-    int64_t rows; /* chunks x heads */
     struct prepared prepared;
     struct segments cut;
     size_t bytes;
@@ -46,10 +45,9 @@ static struct arrangement arrange(const struct device *device, const struct delt
     const struct ragged *batch = op->batch;
     const int longest = (batch->max_tokens + CHUNK - 1) / CHUNK;
     struct arrangement a = {};
-    a.rows = (int64_t)(batch->tokens / CHUNK + batch->sequences + 1) * op->heads;
-    a.prepared.solve = (bf16 *)reserve(&a, device, (size_t)a.rows * TILE);
-    a.prepared.weight = (bf16 *)reserve(&a, device, (size_t)a.rows * TILE);
-    a.prepared.decay = (float *)reserve(&a, device, (size_t)a.rows * CHUNK * 4);
+    const size_t matrices = (size_t)(batch->tokens / CHUNK + batch->sequences + 1) * op->heads;
+    a.prepared.matrices = (bf16 *)reserve(&a, device, matrices * 2 * TILE);
+    a.prepared.decay = (float *)reserve(&a, device, matrices * CHUNK * 4);
     a.cut.from = from;
     a.cut.chunks = chunks > 0 ? chunks : 1;
     a.cut.count = longest > chunks ? (longest + chunks - 1) / chunks : 1;
@@ -70,6 +68,18 @@ bool delta_chunk_fits(const struct device *device, const struct delta_op *op)
            aligned16(op->k) && aligned16(op->v) && aligned16(op->out);
 }
 
+static enum status chain_maps_make(struct chain_maps *maps, const struct delta_op *op)
+{
+    const int64_t tokens = op->batch->tokens;
+    const int keys = op->heads * op->d_k, values = op->heads * op->d_v;
+    enum status status = tensor_map_rows(&maps->keys, op->k, tokens, keys, keys, CHUNK);
+    if (status == STATUS_OK)
+        status = tensor_map_rows(&maps->queries, op->q, tokens, keys, keys, CHUNK);
+    if (status == STATUS_OK)
+        status = tensor_map_rows(&maps->values, op->v, tokens, values, values, CHUNK);
+    return status;
+}
+
 enum status delta_chunk(struct device *device, const struct delta_op *op, int from)
 {
     if (from >= op->batch->sequences)
@@ -78,10 +88,13 @@ enum status delta_chunk(struct device *device, const struct delta_op *op, int fr
     struct arrangement a = arrange(device, op, from, segment_chunks(device, op, from));
     if (a.bytes > device->scratch_bytes)
         a = arrange(device, op, from, longest);
-    enum status status = delta_prepare(device, op, &a.prepared, from);
+    struct chain_maps maps;
+    enum status status = chain_maps_make(&maps, op);
     if (status == STATUS_OK)
-        status = delta_states(device, op, &a.prepared, a.rows, &a.cut);
+        status = delta_prepare(device, op, &maps, &a.prepared, from);
     if (status == STATUS_OK)
-        status = delta_scan(device, op, &a.prepared, a.rows, &a.cut);
+        status = delta_states(device, op, &maps, &a.prepared, &a.cut);
+    if (status == STATUS_OK)
+        status = delta_scan(device, op, &maps, &a.prepared, &a.cut);
     return status;
 }

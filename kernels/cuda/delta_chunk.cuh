@@ -5,15 +5,15 @@
 
 #include "kernels/cuda/delta.h"
 #include "kernels/cuda/tensor.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 enum { CHUNK = 64, SLAB = 64, THREADS = 128, MATRIX = CHUNK * CHUNK };
 enum { TILE = MATRIX * 2 }; /* bytes of [64, 64] bf16 */
 
 /* What prepare leaves for the chain; chunk c of sequence s has row starts[s] / 64 + s + c. */
 struct prepared {
-    bf16 *solve;  /* [rows, heads, 64, 64] T */
-    bf16 *weight; /* [rows, heads, 64, 64] P */
-    float *decay; /* [rows, heads, 64] G / ln 2 */
+    bf16 *matrices; /* [rows, heads, 2, 64, 64] T and P, as wgmma reads them (wgmma.cuh) */
+    float *decay;   /* [rows, heads, 64] G / ln 2 */
 };
 
 __device__ static inline int64_t prepared_row(const struct ragged &batch, int sequence, int chunk)
@@ -31,8 +31,8 @@ struct segments {
     float *across;   /* [rows, heads, d_k, d_k] A: state after = A state before + B */
 };
 
-__device__ static inline int64_t segment_row(const struct segments &cut,
-                                             const struct ragged &batch, int sequence, int segment)
+__device__ static inline int64_t segment_row(const struct segments &cut, const struct ragged &batch,
+                                             int sequence, int segment)
 {
     int tokens = batch.starts[sequence] - batch.starts[cut.from];
     return tokens / (CHUNK * cut.chunks) + sequence - cut.from + segment;
@@ -43,14 +43,20 @@ __device__ static inline int sequence_chunks(const struct ragged &batch, int seq
     return (batch.starts[sequence + 1] - batch.starts[sequence] + CHUNK - 1) / CHUNK;
 }
 
+/* Boxes of [64, 64] of what the kernels read. */
+struct chain_maps {
+    CUtensorMap keys, queries, values;
+};
+
 enum status delta_prepare(struct device *device, const struct delta_op *op,
-                          const struct prepared *out, int from);
+                          const struct chain_maps *maps, const struct prepared *out, int from);
 /* The states before each segment but a sequence's first; nothing to do when cut->count is 1. */
 enum status delta_states(struct device *device, const struct delta_op *op,
-                         const struct prepared *prepared, int64_t rows,
+                         const struct chain_maps *maps, const struct prepared *prepared,
                          const struct segments *cut);
-/* Outputs and last states. `rows`: chunks x heads in prepared. */
+/* Outputs and last states. */
 enum status delta_scan(struct device *device, const struct delta_op *op,
-                       const struct prepared *prepared, int64_t rows, const struct segments *cut);
+                       const struct chain_maps *maps, const struct prepared *prepared,
+                       const struct segments *cut);
 
 #endif

@@ -21,9 +21,9 @@ struct scan_stage {
 
 /* A chunk into its stage; one thread. Rows past the sequence are another's: see mend_tail. */
 template <int D_K>
-__device__ static inline void stage_fetch(const struct chain_maps &maps, const float *decay,
-                                          uint32_t shared, int stage, int first, int64_t row,
-                                          int head, int value_column)
+__device__ static inline void
+stage_fetch(const struct chain_maps &maps, const struct prepared &prepared, uint32_t shared,
+            int stage, int first, int64_t row, int head, int value_column)
 {
     typedef scan_stage<D_K> at;
     const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
@@ -33,11 +33,9 @@ __device__ static inline void stage_fetch(const struct chain_maps &maps, const f
         copy_box(to + at::QUERIES + half * TILE, &maps.queries, head * D_K + half * 64, first,
                  full);
     }
-    copy_box(to + at::SOLVE, &maps.solve, 0, (int)row * CHUNK, full);
-    copy_box(to + at::WEIGHT, &maps.weight, 0, (int)row * CHUNK, full);
+    copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, 2 * TILE, full);
     copy_box(to + at::VALUES, &maps.values, value_column, first, full);
-    copy_in(shared + at::DECAY + stage * CHUNK * 4, decay + row * CHUNK, CHUNK * 4, full,
-            policy_evict_first());
+    copy_in(shared + at::DECAY + stage * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4, full);
 }
 
 /* Zeros the rows from `count` on: they belong to another sequence, and 0 x NaN is not 0. */
@@ -75,7 +73,7 @@ __device__ static inline void store_out(bf16 *out, int64_t pitch, const uint32_t
 
 template <int D_K>
 __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
-    struct delta_op op, struct ragged batch, const float *decays,
+    struct delta_op op, struct ragged batch, struct prepared prepared,
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
     typedef scan_stage<D_K> at;
@@ -95,7 +93,7 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
 
     auto fetch = [&](int chunk) {
         if (threadIdx.x == 0 && chunk < walk.chunks)
-            stage_fetch<D_K>(maps, decays, base, chunk % 2, walk.first + chunk * CHUNK,
+            stage_fetch<D_K>(maps, prepared, base, chunk % 2, walk.first + chunk * CHUNK,
                              (walk.row + chunk) * op.heads + head, head,
                              head * op.d_v + slab * SLAB);
     };
@@ -187,43 +185,26 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
         });
 }
 
-enum status chain_maps_make(struct chain_maps *maps, const struct delta_op *op,
-                            const struct prepared *prepared, int64_t rows)
-{
-    const int64_t tokens = op->batch->tokens, matrices = rows * CHUNK;
-    const int keys = op->heads * op->d_k, values = op->heads * op->d_v;
-    enum status status;
-    if ((status = tensor_map_rows(&maps->keys, op->k, tokens, keys, keys, 64)) != STATUS_OK ||
-        (status = tensor_map_rows(&maps->queries, op->q, tokens, keys, keys, 64)) != STATUS_OK ||
-        (status = tensor_map_rows(&maps->values, op->v, tokens, values, values, 64)) != STATUS_OK ||
-        (status = tensor_map_rows(&maps->solve, prepared->solve, matrices, CHUNK, CHUNK, 64)) !=
-            STATUS_OK)
-        return status;
-    return tensor_map_rows(&maps->weight, prepared->weight, matrices, CHUNK, CHUNK, 64);
-}
-
 template <int D_K>
 static enum status delta_scan_launch(struct device *device, const struct delta_op *op,
-                                     const struct prepared *prepared, int64_t rows,
+                                     const struct chain_maps *maps, const struct prepared *prepared,
                                      const struct segments *cut)
 {
     const int chains = (op->batch->sequences - cut->from) * cut->count;
-    struct chain_maps maps;
-    enum status status =
-        shared_raise(delta_scan_kernel<D_K>, scan_stage<D_K>::TOTAL, "delta scan");
-    if (status == STATUS_OK)
-        status = chain_maps_make(&maps, op, prepared, rows);
+    const size_t bytes = scan_stage<D_K>::TOTAL;
+    enum status status = shared_raise(delta_scan_kernel<D_K>, bytes, "delta scan");
     if (status != STATUS_OK)
         return status;
     delta_scan_kernel<D_K>
-        <<<dim3(op->d_v / SLAB, op->heads, chains), THREADS, scan_stage<D_K>::TOTAL,
-           device->stream>>>(*op, *op->batch, prepared->decay, maps, *cut);
+        <<<dim3(op->d_v / SLAB, op->heads, chains), THREADS, bytes, device->stream>>>(
+            *op, *op->batch, *prepared, *maps, *cut);
     return launch_check("delta scan");
 }
 
 enum status delta_scan(struct device *device, const struct delta_op *op,
-                       const struct prepared *prepared, int64_t rows, const struct segments *cut)
+                       const struct chain_maps *maps, const struct prepared *prepared,
+                       const struct segments *cut)
 {
-    return op->d_k == 128 ? delta_scan_launch<128>(device, op, prepared, rows, cut)
-                          : delta_scan_launch<96>(device, op, prepared, rows, cut);
+    return op->d_k == 128 ? delta_scan_launch<128>(device, op, maps, prepared, cut)
+                          : delta_scan_launch<96>(device, op, maps, prepared, cut);
 }

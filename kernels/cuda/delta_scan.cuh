@@ -5,21 +5,13 @@
 #define JETD_KERNELS_CUDA_DELTA_SCAN_CUH
 
 #include "kernels/cuda/delta_chunk.cuh"
-#include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/wgmma.cuh"
-
-
 
 /* 16-byte piece `piece` of row `row` in tiles of [64, 64]. */
 __device__ static inline uint32_t tile_at(int row, int piece)
 {
     return (uint32_t)(piece / 8 * TILE + row * 128 + ((piece ^ row) & 7) * 16);
 }
-
-/* Boxes of [64, 64] of what the chain reads. */
-struct chain_maps {
-    CUtensorMap keys, queries, values, solve, weight;
-};
 
 /* The chunks that a block walks. */
 struct stretch {
@@ -178,9 +170,5 @@ __device__ static inline void each_state(float (&s0)[32], float (&s1)[REST], Vis
     each_state(s0, 0, visit);
     each_state(s1, 64, visit);
 }
-
-/* delta_scan.cu. `rows`: chunks x heads in prepared. */
-enum status chain_maps_make(struct chain_maps *maps, const struct delta_op *op,
-                            const struct prepared *prepared, int64_t rows);
 
 #endif

@@ -46,35 +46,34 @@ __device__ static inline int forgotten_before(const float *decays, int64_t row, 
 
 /* A chunk into its stage; one thread. value_column < 0: no values. */
 template <int D_K>
-__device__ static inline void state_fetch(const struct chain_maps &maps, const float *decay,
-                                          uint32_t shared, int stage, int first, int64_t row,
-                                          int head, int value_column)
+__device__ static inline void
+state_fetch(const struct chain_maps &maps, const struct prepared &prepared, uint32_t shared,
+            int stage, int first, int64_t row, int head, int value_column)
 {
     typedef state_stage<D_K> at;
     const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
     barrier_expect(full, (value_column < 0 ? at::VALUES : at::BYTES) + CHUNK * 4);
     for (int half = 0; half < (D_K + 63) / 64; half++)
         copy_box(to + at::KEYS + half * TILE, &maps.keys, head * D_K + half * 64, first, full);
-    copy_box(to + at::SOLVE, &maps.solve, 0, (int)row * CHUNK, full);
+    copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, TILE, full);
     if (value_column >= 0)
         copy_box(to + at::VALUES, &maps.values, value_column, first, full);
-    copy_in(shared + at::DECAY + stage * CHUNK * 4, decay + row * CHUNK, CHUNK * 4, full,
-            policy_evict_first());
+    copy_in(shared + at::DECAY + stage * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4, full);
 }
 
 /* The chain of one block from the state in s0 and s1; all chunks are whole. */
 template <int D_K, int REST>
-__device__ static inline void states_walk(float (&s0)[32], float (&s1)[REST],
-                                          const struct chain_maps &maps, const float *decays,
-                                          const struct stretch &walk, int heads, int head,
-                                          int value_column)
+__device__ static inline void
+states_walk(float (&s0)[32], float (&s1)[REST], const struct chain_maps &maps,
+            const struct prepared &prepared, const struct stretch &walk, int heads, int head,
+            int value_column)
 {
     typedef state_stage<D_K> at;
     extern __shared__ __align__(1024) unsigned char shared[];
     const uint32_t base = shared_address(shared);
     auto fetch = [&](int chunk) {
         if (threadIdx.x == 0 && chunk < walk.chunks)
-            state_fetch<D_K>(maps, decays, base, chunk % at::STAGES, walk.first + chunk * CHUNK,
+            state_fetch<D_K>(maps, prepared, base, chunk % at::STAGES, walk.first + chunk * CHUNK,
                              (walk.row + chunk) * heads + head, head, value_column);
     };
     if (threadIdx.x == 0) {
@@ -125,7 +124,7 @@ __device__ static inline void states_walk(float (&s0)[32], float (&s1)[REST],
 /* 64 columns of B, or of A. */
 template <int D_K>
 __global__ __launch_bounds__(THREADS, 2) static void delta_states_kernel(
-    struct delta_op op, struct ragged batch, const float *decays,
+    struct delta_op op, struct ragged batch, struct prepared prepared,
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
     enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
@@ -138,8 +137,8 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_states_kernel(
     if (begin + cut.chunks >= sequence_chunks(batch, sequence) || (across && segment == 0))
         return;
     const int64_t row = segment_row(cut, batch, sequence, segment) * op.heads + head;
-    const int forgotten = forgotten_before(decays, prepared_row(batch, sequence, begin), op.heads,
-                                           head, cut.chunks);
+    const int forgotten = forgotten_before(prepared.decay, prepared_row(batch, sequence, begin),
+                                           op.heads, head, cut.chunks);
     if (across && forgotten >= 0)
         return;
     float s0[32] = {}, s1[REST] = {};
@@ -159,9 +158,8 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_states_kernel(
         });
     }
     const int first = begin + (forgotten < 0 ? 0 : forgotten);
-    states_walk<D_K>(s0, s1, maps, decays,
-                     stretch_of(batch, sequence, first, begin + cut.chunks), op.heads, head,
-                     across ? -1 : head * op.d_v + slab * SLAB);
+    states_walk<D_K>(s0, s1, maps, prepared, stretch_of(batch, sequence, first, begin + cut.chunks),
+                     op.heads, head, across ? -1 : head * op.d_v + slab * SLAB);
     each_state(s0, s1, [&](float &mine, int k, int column) {
         if (!across) /* the segment after this one has the next row */
             cut.entering[(row + op.heads) * D_K * d_v + k * d_v + slab * SLAB + column] = mine;
@@ -224,21 +222,18 @@ __global__ __launch_bounds__(THREADS) static void delta_combine_kernel(struct ra
 
 template <int D_K>
 static enum status delta_states_launch(struct device *device, const struct delta_op *op,
-                                       const struct prepared *prepared, int64_t rows,
-                                       const struct segments *cut)
+                                       const struct chain_maps *maps,
+                                       const struct prepared *prepared, const struct segments *cut)
 {
     const int sequences = op->batch->sequences - cut->from;
     const int slabs = op->d_v / SLAB + (cut->count > 2 ? (D_K + SLAB - 1) / SLAB : 0);
     const size_t bytes = state_stage<D_K>::TOTAL;
-    struct chain_maps maps;
     enum status status = shared_raise(delta_states_kernel<D_K>, bytes, "delta states");
-    if (status == STATUS_OK)
-        status = chain_maps_make(&maps, op, prepared, rows);
     if (status != STATUS_OK)
         return status;
     delta_states_kernel<D_K>
-        <<<dim3(slabs, op->heads, sequences * (cut->count - 1)), THREADS, bytes,
-           device->stream>>>(*op, *op->batch, prepared->decay, maps, *cut);
+        <<<dim3(slabs, op->heads, sequences * (cut->count - 1)), THREADS, bytes, device->stream>>>(
+            *op, *op->batch, *prepared, *maps, *cut);
     status = launch_check("delta states");
     if (status != STATUS_OK || cut->count == 2)
         return status;
@@ -249,10 +244,11 @@ static enum status delta_states_launch(struct device *device, const struct delta
 }
 
 enum status delta_states(struct device *device, const struct delta_op *op,
-                         const struct prepared *prepared, int64_t rows, const struct segments *cut)
+                         const struct chain_maps *maps, const struct prepared *prepared,
+                         const struct segments *cut)
 {
     if (cut->count < 2)
         return STATUS_OK;
-    return op->d_k == 128 ? delta_states_launch<128>(device, op, prepared, rows, cut)
-                          : delta_states_launch<96>(device, op, prepared, rows, cut);
+    return op->d_k == 128 ? delta_states_launch<128>(device, op, maps, prepared, cut)
+                          : delta_states_launch<96>(device, op, maps, prepared, cut);
 }

@@ -191,6 +191,14 @@ __device__ static inline uint64_t policy_evict_first()
 }
 
 /* `bytes` (a multiple of 16) into shared memory; the barrier counts them. */
+__device__ static inline void copy_in(uint32_t to, const void *from, int bytes, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1], %2, [%3];\n" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
 __device__ static inline void copy_in(uint32_t to, const void *from, int bytes, uint32_t barrier,
                                       uint64_t policy)
 {
@@ -198,6 +206,21 @@ __device__ static inline void copy_in(uint32_t to, const void *from, int bytes, 
                  ".L2::cache_hint [%0], [%1], %2, [%3], %4;\n" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
                  : "memory");
+}
+
+/* `bytes` (a multiple of 16) from shared memory, after proxy_fence() and a barrier. */
+__device__ static inline void copy_out(void *to, uint32_t from, int bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
+                 "cp.async.bulk.commit_group;\n" ::"l"(to),
+                 "r"(from), "r"(bytes)
+                 : "memory");
+}
+
+/* Until the copies that this thread began have read their shared memory. */
+__device__ static inline void copy_out_wait()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");
 }
 
 #endif

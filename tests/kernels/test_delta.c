@@ -182,12 +182,12 @@ static void scene_gates(struct scene *c, double g, double spread)
  * decays that keep everything, something, or nothing of a segment. */
 static void long_sequences_agree_with_float64(void **state)
 {
-    static const struct sequence sequence[] = {
-        {3, 1}, {0, 2}, {900, 1500}, {0, 130}, {0, 2750}, {5, 1088}};
+    static const struct sequence sequence[] = {{3, 1},   {0, 2},    {900, 1500},
+                                               {0, 130}, {0, 2750}, {5, 1088}};
     static const struct {
         int d_k;
         double g, spread;
-    } cases[] = {{128, 0.0, 0.0}, {96, 0.0, 0.0},  {128, 0.0, 2e-3}, {96, 0.0, 2e-3},
+    } cases[] = {{128, 0.0, 0.0}, {96, 0.0, 0.0}, {128, 0.0, 2e-3}, {96, 0.0, 2e-3},
                  {128, 0.1, 0.1}, {96, 0.1, 0.1}, {128, 8.0, 60.0}, {96, 0.05, 0.3}};
     enum { TOKENS = 1 + 2 + 1500 + 130 + 2750 + 1088 };
 

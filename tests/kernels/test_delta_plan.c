@@ -59,11 +59,8 @@ static void short_sequences_are_whole(void **state)
 /* Beside one long prompt, short ones do not count as much. */
 static void the_longest_decides(void **state)
 {
-    struct delta_load load = {.blocks = 64,
-                              .across = 32,
-                              .chunks = 512 + 3 * 4,
-                              .longest = 512,
-                              .multiprocessors = SM};
+    struct delta_load load = {
+        .blocks = 64, .across = 32, .chunks = 512 + 3 * 4, .longest = 512, .multiprocessors = SM};
 
     (void)state;
     assert_true(delta_segment_chunks(&load) < 512);

@@ -468,8 +468,7 @@ static void check_all(void)
     static const struct sequence ragged[] = {{5, 1},    {300, 1},  {0, 300}, {100, 129},
                                              {1000, 2}, {64, 200}, {63, 64}, {0, 65}};
     static const struct sequence chunks[] = {{0, 64}, {10, 200}, {0, 5}, {3, 65}, {7, 1}};
-    static const struct sequence prompts[] = {
-        {7, 1}, {500, 2000}, {0, 70}, {0, 1025}, {64, 3001}};
+    static const struct sequence prompts[] = {{7, 1}, {500, 2000}, {0, 70}, {0, 1025}, {64, 3001}};
 
     check_attention("attention decode, 16 heads", decodes, 6, 16, 0);
     check_attention("attention decode, 12 heads", decodes, 6, 12, 0);
