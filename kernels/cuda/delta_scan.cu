@@ -1,6 +1,6 @@
-/* The chain over a sequence's chunks (or a segment's), with outputs: a block walks one slab of one
- * head. The state, R = V - ..., and U are always the register operand of wgmma; K, Q, T, P come
- * from shared memory, two chunks of them. */
+/* The chain over a sequence's chunks (or a segment's), with outputs: a warpgroup walks one slab of
+ * one head. The state, R = V - ..., and U are always the register operand of wgmma; K, Q, T, P come
+ * from shared memory, three chunks of them. */
 #include "kernels/cuda/delta_scan.cuh"
 
 /* One chunk's share of shared memory, bytes. */
@@ -11,11 +11,12 @@ struct scan_stage {
         QUERIES = (D_K + 63) / 64 * TILE,
         SOLVE = 2 * QUERIES,
         WEIGHT = SOLVE + TILE,
-        VALUES = WEIGHT + TILE,
-        BYTES = VALUES + TILE,
-        DECAY = 2 * BYTES, /* behind both stages: two blocks just fit a multiprocessor */
-        BARRIERS = DECAY + 2 * CHUNK * 4,
-        TOTAL = BARRIERS + 2 * 8
+        VALUES = WEIGHT + TILE, /* a tile each warpgroup */
+        BYTES = VALUES + 2 * TILE,
+        DECAY = STAGES * BYTES,
+        BARRIERS = DECAY + STAGES * CHUNK * 4,
+        READINGS = BARRIERS + STAGES * 8,
+        TOTAL = READINGS + STAGES * 4
     };
 };
 
@@ -26,15 +27,18 @@ stage_fetch(const struct chain_maps &maps, const struct prepared &prepared, uint
             int stage, int first, int64_t row, int head, int value_column)
 {
     typedef scan_stage<D_K> at;
+    const int groups = blockDim.x / THREADS;
     const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
-    barrier_expect(full, at::BYTES + CHUNK * 4);
+    barrier_expect(full, at::VALUES + groups * TILE + CHUNK * 4);
     for (int half = 0; half < (D_K + 63) / 64; half++) {
         copy_box(to + at::KEYS + half * TILE, &maps.keys, head * D_K + half * 64, first, full);
         copy_box(to + at::QUERIES + half * TILE, &maps.queries, head * D_K + half * 64, first,
                  full);
     }
     copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, 2 * TILE, full);
-    copy_box(to + at::VALUES, &maps.values, value_column, first, full);
+    for (int group = 0; group < groups; group++)
+        copy_box(to + at::VALUES + group * TILE, &maps.values, value_column + group * SLAB, first,
+                 full);
     copy_in(shared + at::DECAY + stage * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4, full);
 }
 
@@ -44,11 +48,11 @@ __device__ static inline void mend_tail(unsigned char *stage, int count)
 {
     typedef scan_stage<D_K> at;
     const int rows = CHUNK - count;
-    for (int i = threadIdx.x; i < rows * 8; i += THREADS) {
+    for (int i = threadIdx.x; i < rows * 8; i += blockDim.x) {
         int place = (count + i / 8) * 128 + i % 8 * 16;
-        for (int tile = 0; tile < at::SOLVE; tile += TILE)
-            *(uint4 *)(stage + tile + place) = make_uint4(0, 0, 0, 0);
-        *(uint4 *)(stage + at::VALUES + place) = make_uint4(0, 0, 0, 0);
+        for (int tile = 0; tile < at::BYTES; tile += TILE)
+            if (tile < at::SOLVE || tile >= at::VALUES)
+                *(uint4 *)(stage + tile + place) = make_uint4(0, 0, 0, 0);
     }
     proxy_fence();
     __syncthreads();
@@ -58,7 +62,7 @@ __device__ static inline void mend_tail(unsigned char *stage, int count)
 __device__ static inline void store_out(bf16 *out, int64_t pitch, const uint32_t (&o)[16],
                                         int count)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     bf16 *to = out + warp * 16 + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < 8; n++) {
@@ -72,14 +76,15 @@ __device__ static inline void store_out(bf16 *out, int64_t pitch, const uint32_t
 }
 
 template <int D_K>
-__global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
+__global__ __launch_bounds__(2 * THREADS, 1) static void delta_scan_kernel(
     struct delta_op op, struct ragged batch, struct prepared prepared,
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
     typedef scan_stage<D_K> at;
     enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
     extern __shared__ __align__(1024) unsigned char shared[];
-    const int slab = blockIdx.x, head = blockIdx.y;
+    const int group = threadIdx.x / THREADS, head = blockIdx.y;
+    const int first_slab = blockIdx.x * (blockDim.x / THREADS), slab = first_slab + group;
     const int sequence = cut.from + blockIdx.z / cut.count, segment = blockIdx.z % cut.count;
     const int all = sequence_chunks(batch, sequence), begin = segment * cut.chunks;
     if (segment > 0 && begin >= all)
@@ -91,19 +96,19 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
     bf16 *out = (bf16 *)op.out + (walk.first * (int64_t)op.heads + head) * d_v + slab * SLAB;
     const uint32_t base = shared_address(shared);
 
+    uint32_t *readings = (uint32_t *)(shared + at::READINGS);
     auto fetch = [&](int chunk) {
-        if (threadIdx.x == 0 && chunk < walk.chunks)
-            stage_fetch<D_K>(maps, prepared, base, chunk % 2, walk.first + chunk * CHUNK,
+        if (chunk < walk.chunks)
+            stage_fetch<D_K>(maps, prepared, base, chunk % STAGES, walk.first + chunk * CHUNK,
                              (walk.row + chunk) * op.heads + head, head,
-                             head * op.d_v + slab * SLAB);
+                             head * op.d_v + first_slab * SLAB);
     };
     if (threadIdx.x == 0) {
-        barrier_init(base + at::BARRIERS, 1);
-        barrier_init(base + at::BARRIERS + 8, 1);
-        barrier_init_done();
+        stages_init(base + at::BARRIERS, readings);
+        for (int chunk = 0; chunk < STAGES; chunk++)
+            fetch(chunk);
     }
     __syncthreads();
-    fetch(0);
     float s0[32] = {}, s1[REST] = {};
     const bool whole = all <= cut.chunks;
     if (!whole || batch.contexts[sequence] != 0) {
@@ -117,13 +122,11 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
     }
     uint32_t o[16];
     for (int chunk = 0; chunk < walk.chunks; chunk++) {
-        const uint32_t stage = base + chunk % 2 * at::BYTES;
-        const int count = walk.tokens - chunk * CHUNK;
-        barrier_wait(base + at::BARRIERS + chunk % 2 * 8, chunk / 2 % 2);
+        const int place = chunk % STAGES, count = walk.tokens - chunk * CHUNK;
+        const uint32_t stage = base + place * at::BYTES;
+        barrier_wait(base + at::BARRIERS + place * 8, chunk / STAGES % 2);
         if (count < CHUNK)
-            mend_tail<D_K>(shared + chunk % 2 * at::BYTES, count);
-        __syncthreads(); /* all are done with the chunk before */
-        fetch(chunk + 1);
+            mend_tail<D_K>(shared + place * at::BYTES, count);
 
         const uint64_t keys = tile_descriptor(stage + at::KEYS);
         float reads[32], outs[32];
@@ -139,9 +142,9 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
         if (chunk > 0)
             store_out(out + (chunk - 1) * CHUNK * pitch, pitch, o, CHUNK);
         struct factors f;
-        factors_of(f, (const float *)(shared + at::DECAY) + chunk % 2 * CHUNK);
+        factors_of(f, (const float *)(shared + at::DECAY) + place * CHUNK);
         uint32_t v[4][4], r[4][4];
-        values_load(v, stage + at::VALUES);
+        values_load(v, stage + at::VALUES + group * TILE);
         group_wait<1>();
         group_settle(reads);
         residual(r, v, reads, f.grown);
@@ -172,6 +175,8 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_scan_kernel(
         group_settle(outs);
         group_settle(s0);
         group_settle(s1);
+        if (stage_release(readings + place))
+            fetch(chunk + STAGES);
 #pragma unroll
         for (int i = 0; i < 16; i++)
             o[i] = pack_bf16(outs[2 * i], outs[2 * i + 1]);
@@ -190,13 +195,14 @@ static enum status delta_scan_launch(struct device *device, const struct delta_o
                                      const struct chain_maps *maps, const struct prepared *prepared,
                                      const struct segments *cut)
 {
-    const int chains = (op->batch->sequences - cut->from) * cut->count;
+    const int chains = (op->batch->sequences - cut->from) * cut->count, slabs = op->d_v / SLAB;
+    const int groups = groups_for(device, slabs, (int64_t)chains * op->heads);
     const size_t bytes = scan_stage<D_K>::TOTAL;
     enum status status = shared_raise(delta_scan_kernel<D_K>, bytes, "delta scan");
     if (status != STATUS_OK)
         return status;
     delta_scan_kernel<D_K>
-        <<<dim3(op->d_v / SLAB, op->heads, chains), THREADS, bytes, device->stream>>>(
+        <<<dim3(slabs / groups, op->heads, chains), groups * THREADS, bytes, device->stream>>>(
             *op, *op->batch, *prepared, *maps, *cut);
     return launch_check("delta scan");
 }

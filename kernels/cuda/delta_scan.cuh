@@ -1,6 +1,7 @@
 /* The chain over chunks, as far as the scan and the state-only pass share it. A warpgroup owns 64
  * columns of the state, transposed ([64, d_k], fp32 in registers): in halves `s0` [64, 64] and `s1`
- * [64, d_k - 64]. */
+ * [64, d_k - 64]. A block has one or two of them, of one head: what they share comes once from the
+ * second-level cache, whose rate is what binds when the device is full. */
 #ifndef JETD_KERNELS_CUDA_DELTA_SCAN_CUH
 #define JETD_KERNELS_CUDA_DELTA_SCAN_CUH
 
@@ -27,6 +28,37 @@ __device__ static inline struct stretch stretch_of(const struct ragged &batch, i
     const int first = batch.starts[sequence] + from * CHUNK;
     return {first, batch.starts[sequence + 1] - first, to - from,
             prepared_row(batch, sequence, from)};
+}
+
+enum { STAGES = 3 };
+
+/* A warpgroup is done with a stage. True for one thread: all are, and it fills the stage again. */
+__device__ static inline bool stage_release(uint32_t *readings)
+{
+    const unsigned group = threadIdx.x / THREADS, groups = blockDim.x / THREADS;
+    threads_sync(1 + (int)group, THREADS);
+    if (threadIdx.x % THREADS != 0)
+        return false;
+    __threadfence_block();
+    bool last = (atomicAdd(readings, 1) + 1) % groups == 0;
+    __threadfence_block();
+    return last;
+}
+
+/* One thread, before the block's barrier. */
+__device__ static inline void stages_init(uint32_t barriers, uint32_t *readings)
+{
+    for (int stage = 0; stage < STAGES; stage++) {
+        barrier_init(barriers + stage * 8, 1);
+        readings[stage] = 0;
+    }
+    barrier_init_done();
+}
+
+/* Warpgroups a block: two, once there are more slabs than multiprocessors. */
+static inline int groups_for(const struct device *device, int slabs, int64_t chains)
+{
+    return slabs % 2 == 0 && slabs * chains > device->multiprocessors ? 2 : 1;
 }
 
 __device__ static inline float exp2_fast(float x)
@@ -89,7 +121,7 @@ __device__ static inline void state_product(float (&out)[32], const uint32_t (&a
 /* V^T of this warp's columns, as the residual below has it. */
 __device__ static inline void values_load(uint32_t (&v)[4][4], uint32_t values)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const int row = lane % 8 + lane / 16 * 8, piece = warp * 2 + lane / 8 % 2;
 #pragma unroll
     for (int k = 0; k < 4; k++)
@@ -157,7 +189,7 @@ __device__ static inline void state_scale(float (&s)[COUNT], float factor)
 template <int COUNT, typename Visit>
 __device__ static inline void each_state(float (&s)[COUNT], int first_row, Visit visit)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
 #pragma unroll
     for (int i = 0; i < COUNT; i++)
         visit(s[i], first_row + i / 4 * 8 + lane % 4 * 2 + i % 2,

@@ -10,14 +10,14 @@
 template <int D_K>
 struct state_stage {
     enum {
-        STAGES = 3,
         KEYS = 0,
         SOLVE = (D_K + 63) / 64 * TILE,
-        VALUES = SOLVE + TILE,
-        BYTES = VALUES + TILE,
+        VALUES = SOLVE + TILE, /* a tile each warpgroup */
+        BYTES = VALUES + 2 * TILE,
         DECAY = STAGES * BYTES,
         BARRIERS = DECAY + STAGES * CHUNK * 4,
-        TOTAL = BARRIERS + STAGES * 8
+        READINGS = BARRIERS + STAGES * 8,
+        TOTAL = READINGS + STAGES * 4
     };
 };
 
@@ -51,13 +51,15 @@ state_fetch(const struct chain_maps &maps, const struct prepared &prepared, uint
             int stage, int first, int64_t row, int head, int value_column)
 {
     typedef state_stage<D_K> at;
+    const int groups = value_column < 0 ? 0 : blockDim.x / THREADS;
     const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
-    barrier_expect(full, (value_column < 0 ? at::VALUES : at::BYTES) + CHUNK * 4);
+    barrier_expect(full, at::VALUES + groups * TILE + CHUNK * 4);
     for (int half = 0; half < (D_K + 63) / 64; half++)
         copy_box(to + at::KEYS + half * TILE, &maps.keys, head * D_K + half * 64, first, full);
     copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, TILE, full);
-    if (value_column >= 0)
-        copy_box(to + at::VALUES, &maps.values, value_column, first, full);
+    for (int group = 0; group < groups; group++)
+        copy_box(to + at::VALUES + group * TILE, &maps.values, value_column + group * SLAB, first,
+                 full);
     copy_in(shared + at::DECAY + stage * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4, full);
 }
 
@@ -71,26 +73,23 @@ states_walk(float (&s0)[32], float (&s1)[REST], const struct chain_maps &maps,
     typedef state_stage<D_K> at;
     extern __shared__ __align__(1024) unsigned char shared[];
     const uint32_t base = shared_address(shared);
+    uint32_t *readings = (uint32_t *)(shared + at::READINGS);
     auto fetch = [&](int chunk) {
-        if (threadIdx.x == 0 && chunk < walk.chunks)
-            state_fetch<D_K>(maps, prepared, base, chunk % at::STAGES, walk.first + chunk * CHUNK,
+        if (chunk < walk.chunks)
+            state_fetch<D_K>(maps, prepared, base, chunk % STAGES, walk.first + chunk * CHUNK,
                              (walk.row + chunk) * heads + head, head, value_column);
     };
     if (threadIdx.x == 0) {
-        for (int stage = 0; stage < at::STAGES; stage++)
-            barrier_init(base + at::BARRIERS + stage * 8, 1);
-        barrier_init_done();
+        stages_init(base + at::BARRIERS, readings);
+        for (int chunk = 0; chunk < STAGES; chunk++)
+            fetch(chunk);
     }
     __syncthreads();
-    fetch(0);
-    fetch(1);
     for (int chunk = 0; chunk < walk.chunks; chunk++) {
-        const int place = chunk % at::STAGES;
+        const int place = chunk % STAGES;
         const uint32_t stage = base + place * at::BYTES;
         const uint64_t keys = tile_descriptor(stage + at::KEYS);
-        barrier_wait(base + at::BARRIERS + place * 8, chunk / at::STAGES % 2);
-        __syncthreads(); /* all are done with the chunk before */
-        fetch(chunk + 2);
+        barrier_wait(base + at::BARRIERS + place * 8, chunk / STAGES % 2);
         float reads[32], u[32];
         uint32_t a[D_K / 16][4], v[4][4] = {}, r[4][4];
         state_operand<REST>(a, s0, s1);
@@ -100,7 +99,7 @@ states_walk(float (&s0)[32], float (&s1)[REST], const struct chain_maps &maps,
         struct factors f;
         factors_of(f, (const float *)(shared + at::DECAY) + place * CHUNK);
         if (value_column >= 0)
-            values_load(v, stage + at::VALUES);
+            values_load(v, stage + at::VALUES + threadIdx.x / THREADS * TILE);
         group_wait<0>();
         group_settle(reads);
         residual(r, v, reads, f.grown);
@@ -118,19 +117,22 @@ states_walk(float (&s0)[32], float (&s1)[REST], const struct chain_maps &maps,
         group_wait<0>();
         group_settle(s0);
         group_settle(s1);
+        if (stage_release(readings + place))
+            fetch(chunk + STAGES);
     }
 }
 
 /* 64 columns of B, or of A. */
 template <int D_K>
-__global__ __launch_bounds__(THREADS, 2) static void delta_states_kernel(
+__global__ __launch_bounds__(2 * THREADS, 1) static void delta_states_kernel(
     struct delta_op op, struct ragged batch, struct prepared prepared,
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
     enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
-    const int head = blockIdx.y, slabs = op.d_v / SLAB;
-    const bool across = (int)blockIdx.x >= slabs;
-    const int slab = across ? blockIdx.x - slabs : blockIdx.x;
+    const int head = blockIdx.y, slabs = op.d_v / SLAB, groups = blockDim.x / THREADS;
+    const bool across = (int)blockIdx.x * groups >= slabs;
+    const int first_slab = blockIdx.x * groups - (across ? slabs : 0);
+    const int slab = first_slab + threadIdx.x / THREADS;
     const int sequence = cut.from + blockIdx.z / (cut.count - 1);
     const int segment = blockIdx.z % (cut.count - 1), begin = segment * cut.chunks;
     const int64_t d_v = op.d_v;
@@ -159,7 +161,7 @@ __global__ __launch_bounds__(THREADS, 2) static void delta_states_kernel(
     }
     const int first = begin + (forgotten < 0 ? 0 : forgotten);
     states_walk<D_K>(s0, s1, maps, prepared, stretch_of(batch, sequence, first, begin + cut.chunks),
-                     op.heads, head, across ? -1 : head * op.d_v + slab * SLAB);
+                     op.heads, head, across ? -1 : head * op.d_v + first_slab * SLAB);
     each_state(s0, s1, [&](float &mine, int k, int column) {
         if (!across) /* the segment after this one has the next row */
             cut.entering[(row + op.heads) * D_K * d_v + k * d_v + slab * SLAB + column] = mine;
@@ -227,13 +229,15 @@ static enum status delta_states_launch(struct device *device, const struct delta
 {
     const int sequences = op->batch->sequences - cut->from;
     const int slabs = op->d_v / SLAB + (cut->count > 2 ? (D_K + SLAB - 1) / SLAB : 0);
+    const int64_t chains = (int64_t)sequences * (cut->count - 1) * op->heads;
+    const int groups = groups_for(device, slabs, chains);
     const size_t bytes = state_stage<D_K>::TOTAL;
     enum status status = shared_raise(delta_states_kernel<D_K>, bytes, "delta states");
     if (status != STATUS_OK)
         return status;
     delta_states_kernel<D_K>
-        <<<dim3(slabs, op->heads, sequences * (cut->count - 1)), THREADS, bytes, device->stream>>>(
-            *op, *op->batch, *prepared, *maps, *cut);
+        <<<dim3(slabs / groups, op->heads, sequences * (cut->count - 1)), groups * THREADS, bytes,
+           device->stream>>>(*op, *op->batch, *prepared, *maps, *cut);
     status = launch_check("delta states");
     if (status != STATUS_OK || cut->count == 2)
         return status;
