@@ -15,31 +15,36 @@ struct scan_stage {
         BYTES = VALUES + 2 * TILE,
         DECAY = STAGES * BYTES,
         BARRIERS = DECAY + STAGES * CHUNK * 4,
-        READINGS = BARRIERS + STAGES * 8,
-        TOTAL = READINGS + STAGES * 4
+        TOTAL = BARRIERS + 2 * STAGES * 8
     };
 };
 
-/* A chunk into its stage; one thread. Rows past the sequence are another's: see mend_tail. */
+/* The chunks into their stages; one thread. Rows past the sequence are another's: see mend_tail. */
 template <int D_K>
 __device__ static inline void
-stage_fetch(const struct chain_maps &maps, const struct prepared &prepared, uint32_t shared,
-            int stage, int first, int64_t row, int head, int value_column)
+scan_produce(const struct chain_maps &maps, const struct prepared &prepared,
+             const struct stretch &walk, uint32_t shared, int value_column)
 {
     typedef scan_stage<D_K> at;
-    const int groups = blockDim.x / THREADS;
-    const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
-    barrier_expect(full, at::VALUES + groups * TILE + CHUNK * 4);
-    for (int half = 0; half < (D_K + 63) / 64; half++) {
-        copy_box(to + at::KEYS + half * TILE, &maps.keys, head * D_K + half * 64, first, full);
-        copy_box(to + at::QUERIES + half * TILE, &maps.queries, head * D_K + half * 64, first,
-                 full);
+    const int groups = block_groups();
+    for (int chunk = 0; chunk < walk.chunks; chunk++) {
+        const int place = chunk % STAGES, token = walk.first + chunk * CHUNK;
+        const uint32_t to = shared + place * at::BYTES, full = shared + at::BARRIERS + place * 8;
+        const int64_t row = stretch_row(walk, chunk);
+        stage_wait_free(shared + at::BARRIERS, chunk);
+        barrier_expect(full, at::VALUES + groups * TILE + CHUNK * 4);
+        for (int half = 0; half < (D_K + 63) / 64; half++) {
+            const int column = walk.head * D_K + half * 64;
+            copy_box(to + at::KEYS + half * TILE, &maps.keys, column, token, full);
+            copy_box(to + at::QUERIES + half * TILE, &maps.queries, column, token, full);
+        }
+        copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, 2 * TILE, full);
+        for (int group = 0; group < groups; group++)
+            copy_box(to + at::VALUES + group * TILE, &maps.values, value_column + group * SLAB,
+                     token, full);
+        copy_in(shared + at::DECAY + place * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4,
+                full);
     }
-    copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, 2 * TILE, full);
-    for (int group = 0; group < groups; group++)
-        copy_box(to + at::VALUES + group * TILE, &maps.values, value_column + group * SLAB, first,
-                 full);
-    copy_in(shared + at::DECAY + stage * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4, full);
 }
 
 /* Zeros the rows from `count` on: they belong to another sequence, and 0 x NaN is not 0. */
@@ -48,26 +53,26 @@ __device__ static inline void mend_tail(unsigned char *stage, int count)
 {
     typedef scan_stage<D_K> at;
     const int rows = CHUNK - count;
-    for (int i = threadIdx.x; i < rows * 8; i += blockDim.x) {
+    for (int i = threadIdx.x - THREADS; i < rows * 8; i += block_groups() * THREADS) {
         int place = (count + i / 8) * 128 + i % 8 * 16;
         for (int tile = 0; tile < at::BYTES; tile += TILE)
             if (tile < at::SOLVE || tile >= at::VALUES)
                 *(uint4 *)(stage + tile + place) = make_uint4(0, 0, 0, 0);
     }
     proxy_fence();
-    __syncthreads();
+    threads_sync(1, block_groups() * THREADS);
 }
 
-/* O^T of one chunk, packed, to global memory: 8 x 8 blocks turn, then a quad writes 16 bytes. */
-__device__ static inline void store_out(bf16 *out, int64_t pitch, const uint32_t (&o)[16],
-                                        int count)
+/* O^T of one chunk to global memory: 8 x 8 blocks turn, then a quad writes 16 bytes. */
+__device__ static inline void store_out(bf16 *out, int64_t pitch, const float (&o)[32], int count)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     bf16 *to = out + warp * 16 + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < 8; n++) {
         int token = n * 8 + lane / 4;
-        uint32_t low = transpose8(o[2 * n]), high = transpose8(o[2 * n + 1]);
+        uint32_t low = transpose8(pack_bf16(o[4 * n], o[4 * n + 1]));
+        uint32_t high = transpose8(pack_bf16(o[4 * n + 2], o[4 * n + 3]));
         if (token < count) {
             *(uint32_t *)(to + token * pitch) = low;
             *(uint32_t *)(to + token * pitch + 8) = high;
@@ -75,119 +80,165 @@ __device__ static inline void store_out(bf16 *out, int64_t pitch, const uint32_t
     }
 }
 
+/* A walk's place and what its chunk needs once K S is there. */
+struct scan_turn {
+    uint32_t stage;
+    const float *decay;
+    float2 grown[8];
+    uint32_t v[4][4];
+};
+
+/* (K S)^T of chunk `chunk`, in flight. */
+template <int D_K, int REST>
+__device__ static inline void
+turn_begin(float (&reads)[32], uint32_t (&a)[D_K / 16][4], const float (&s0)[32],
+           const float (&s1)[REST], const struct stretch &walk, unsigned char *shared, int chunk)
+{
+    typedef scan_stage<D_K> at;
+    const uint32_t base = shared_address(shared);
+    const int place = chunk % STAGES, count = walk.tokens - chunk * CHUNK;
+    state_operand<REST>(a, s0, s1);
+    stage_wait(base + at::BARRIERS, chunk);
+    if (count < CHUNK)
+        mend_tail<D_K>(shared + place * at::BYTES, count);
+    group_fence();
+    state_product(reads, a, tile_descriptor(base + place * at::BYTES + at::KEYS));
+    group_commit();
+}
+
 template <int D_K>
-__global__ __launch_bounds__(2 * THREADS, 1) static void delta_scan_kernel(
+__device__ static inline void turn_load(struct scan_turn &turn, const unsigned char *shared,
+                                        int chunk)
+{
+    typedef scan_stage<D_K> at;
+    const int place = chunk % STAGES;
+    turn.stage = shared_address(shared) + place * at::BYTES;
+    turn.decay = (const float *)(shared + at::DECAY) + place * CHUNK;
+    grown_of(turn.grown, turn.decay);
+    values_load(turn.v, turn.stage + at::VALUES + thread_group() * TILE);
+}
+
+/* From K S to the next state; the outputs are in flight. */
+template <int D_K, int REST>
+__device__ static inline void turn_end(float (&outs)[32], float (&s0)[32], float (&s1)[REST],
+                                       const float (&reads)[32], const uint32_t (&a)[D_K / 16][4],
+                                       const struct scan_turn &turn)
+{
+    typedef scan_stage<D_K> at;
+    float u[32];
+    uint32_t r[4][4], late[4][4];
+    residual(r, turn.v, reads, turn.grown);
+    group_fence();
+    matrix_product(u, r, tile_descriptor(turn.stage + at::SOLVE), false); /* U^T = R^T T^T */
+    group_commit();
+    state_product(outs, a, tile_descriptor(turn.stage + at::QUERIES));
+    group_commit();
+    const float shrink = exp2_fast(turn.decay[CHUNK - 1]);
+    state_scale(s0, shrink);
+    state_scale(s1, shrink);
+    group_wait<1>();
+    group_settle(u);
+    float2 later[8]; /* not before: registers; Q S still runs */
+    later_of(later, turn.decay);
+    scale_late(late, u, later);
+    group_fence();
+    state_update(s0, s1, late, tile_descriptor(turn.stage + at::KEYS));
+    group_commit();
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        repack(r[k], u, k);
+    group_wait<1>();
+    group_settle(outs);
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        outs[i] *= i % 2 == 0 ? turn.grown[i / 4].x : turn.grown[i / 4].y;
+    group_fence();
+    matrix_product(outs, r, tile_descriptor(turn.stage + at::WEIGHT), true); /* O^T += U^T P^T */
+    group_commit();
+    group_wait<1>();
+    group_settle(s0);
+    group_settle(s1);
+}
+
+/* The outputs of one slab (`out`: its first token's) and the state at the end. While the outputs of
+ * a chunk are computed, the next one's K S begins. */
+template <int D_K, int REST>
+__device__ static inline void scan_consume(float (&s0)[32], float (&s1)[REST],
+                                           const struct stretch &walk, unsigned char *shared,
+                                           bf16 *out, int64_t pitch)
+{
+    typedef scan_stage<D_K> at;
+    float reads[32], outs[32];
+    uint32_t a[D_K / 16][4];
+    struct scan_turn turn;
+    turn_begin<D_K>(reads, a, s0, s1, walk, shared, 0);
+    turn_load<D_K>(turn, shared, 0);
+    group_wait<0>();
+    group_settle(reads);
+    for (int chunk = 1; chunk < walk.chunks; chunk++) {
+        turn_end<D_K>(outs, s0, s1, reads, a, turn);
+        turn_begin<D_K>(reads, a, s0, s1, walk, shared, chunk);
+        group_wait<1>();
+        group_settle(outs);
+        stage_release(shared_address(shared) + at::BARRIERS, chunk - 1);
+        store_out(out, pitch, outs, CHUNK);
+        out += CHUNK * pitch;
+        turn_load<D_K>(turn, shared, chunk);
+        group_wait<0>();
+        group_settle(reads);
+    }
+    turn_end<D_K>(outs, s0, s1, reads, a, turn);
+    group_wait<0>();
+    group_settle(outs);
+    store_out(out, pitch, outs, walk.tokens - (walk.chunks - 1) * CHUNK);
+}
+
+template <int D_K>
+__global__ __launch_bounds__(3 * THREADS, 1) static void delta_scan_kernel(
     struct delta_op op, struct ragged batch, struct prepared prepared,
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
     typedef scan_stage<D_K> at;
     enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
     extern __shared__ __align__(1024) unsigned char shared[];
-    const int group = threadIdx.x / THREADS, head = blockIdx.y;
-    const int first_slab = blockIdx.x * (blockDim.x / THREADS), slab = first_slab + group;
+    const int head = blockIdx.y, first_slab = blockIdx.x * block_groups();
     const int sequence = cut.from + blockIdx.z / cut.count, segment = blockIdx.z % cut.count;
     const int all = sequence_chunks(batch, sequence), begin = segment * cut.chunks;
     if (segment > 0 && begin >= all)
         return;
     const int end = min(begin + cut.chunks, all);
-    const struct stretch walk = stretch_of(batch, sequence, begin, end);
-    const int64_t d_v = op.d_v, pitch = op.heads * d_v;
-    float *state = op.state + ((int64_t)batch.slots[sequence] * op.heads + head) * D_K * d_v;
-    bf16 *out = (bf16 *)op.out + (walk.first * (int64_t)op.heads + head) * d_v + slab * SLAB;
-    const uint32_t base = shared_address(shared);
-
-    uint32_t *readings = (uint32_t *)(shared + at::READINGS);
-    auto fetch = [&](int chunk) {
-        if (chunk < walk.chunks)
-            stage_fetch<D_K>(maps, prepared, base, chunk % STAGES, walk.first + chunk * CHUNK,
-                             (walk.row + chunk) * op.heads + head, head,
-                             head * op.d_v + first_slab * SLAB);
-    };
-    if (threadIdx.x == 0) {
-        stages_init(base + at::BARRIERS, readings);
-        for (int chunk = 0; chunk < STAGES; chunk++)
-            fetch(chunk);
-    }
+    const struct stretch walk = stretch_of(batch, sequence, begin, end, head, op.heads);
+    if (threadIdx.x == 0)
+        stages_init(shared_address(shared) + at::BARRIERS);
     __syncthreads();
-    float s0[32] = {}, s1[REST] = {};
-    const bool whole = all <= cut.chunks;
-    if (!whole || batch.contexts[sequence] != 0) {
+    if (threadIdx.x < THREADS) {
+        registers_release<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0)
+            scan_produce<D_K>(maps, prepared, walk, shared_address(shared),
+                              head * op.d_v + first_slab * SLAB);
+    } else {
+        registers_claim<CONSUMER_REGISTERS>();
+        const int slab = first_slab + thread_group();
+        const int64_t d_v = op.d_v, size = D_K * d_v;
+        float *state = op.state + ((int64_t)batch.slots[sequence] * op.heads + head) * size;
         const float *before = state;
+        float s0[32] = {}, s1[REST] = {};
+        const bool whole = all <= cut.chunks;
         if (!whole) /* another block may be writing the state by now */
             before = cut.entering +
-                     (segment_row(cut, batch, sequence, segment) * op.heads + head) * D_K * d_v;
-        each_state(s0, s1, [&](float &mine, int row, int column) {
-            mine = before[row * d_v + slab * SLAB + column];
-        });
+                     (segment_row(cut, batch, sequence, segment) * op.heads + head) * size;
+        if (!whole || batch.contexts[sequence] != 0)
+            each_state(s0, s1, [&](float &mine, int row, int column) {
+                mine = before[row * d_v + slab * SLAB + column];
+            });
+        bf16 *out = (bf16 *)op.out + (walk.first * (int64_t)op.heads + head) * d_v + slab * SLAB;
+        if (walk.chunks > 0)
+            scan_consume<D_K>(s0, s1, walk, shared, out, op.heads * d_v);
+        if (end == all)
+            each_state(s0, s1, [&](float &mine, int row, int column) {
+                state[row * d_v + slab * SLAB + column] = mine;
+            });
     }
-    uint32_t o[16];
-    for (int chunk = 0; chunk < walk.chunks; chunk++) {
-        const int place = chunk % STAGES, count = walk.tokens - chunk * CHUNK;
-        const uint32_t stage = base + place * at::BYTES;
-        barrier_wait(base + at::BARRIERS + place * 8, chunk / STAGES % 2);
-        if (count < CHUNK)
-            mend_tail<D_K>(shared + place * at::BYTES, count);
-
-        const uint64_t keys = tile_descriptor(stage + at::KEYS);
-        float reads[32], outs[32];
-        uint32_t a[D_K / 16][4];
-        state_operand<REST>(a, s0, s1);
-        group_fence();
-        state_product(reads, a, keys);
-        group_commit();
-        state_product(outs, a, tile_descriptor(stage + at::QUERIES));
-        group_commit();
-
-        /* While they run: the output before, this thread's tokens' factors, the values. */
-        if (chunk > 0)
-            store_out(out + (chunk - 1) * CHUNK * pitch, pitch, o, CHUNK);
-        struct factors f;
-        factors_of(f, (const float *)(shared + at::DECAY) + place * CHUNK);
-        uint32_t v[4][4], r[4][4];
-        values_load(v, stage + at::VALUES + group * TILE);
-        group_wait<1>();
-        group_settle(reads);
-        residual(r, v, reads, f.grown);
-        float u[32];
-        group_fence();
-        matrix_product(u, r, tile_descriptor(stage + at::SOLVE), false); /* U^T = R^T T^T */
-        group_commit();
-        group_wait<1>();
-        group_settle(outs);
-        state_scale(s0, f.shrink);
-        state_scale(s1, f.shrink);
-#pragma unroll
-        for (int i = 0; i < 32; i++)
-            outs[i] *= i % 2 == 0 ? f.grown[i / 4].x : f.grown[i / 4].y;
-        group_wait<0>();
-        group_settle(u);
-
-        uint32_t late[4][4];
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            repack(r[k], u, k);
-        scale_late(late, u, f.later);
-        group_fence();
-        state_update(s0, s1, late, keys);
-        matrix_product(outs, r, tile_descriptor(stage + at::WEIGHT), true); /* O^T += U^T P^T */
-        group_commit();
-        group_wait<0>();
-        group_settle(outs);
-        group_settle(s0);
-        group_settle(s1);
-        if (stage_release(readings + place))
-            fetch(chunk + STAGES);
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            o[i] = pack_bf16(outs[2 * i], outs[2 * i + 1]);
-    }
-    const int last = walk.chunks - 1;
-    if (last >= 0)
-        store_out(out + last * CHUNK * pitch, pitch, o, walk.tokens - last * CHUNK);
-    if (end == all)
-        each_state(s0, s1, [&](float &mine, int row, int column) {
-            state[row * d_v + slab * SLAB + column] = mine;
-        });
 }
 
 template <int D_K>
@@ -201,9 +252,8 @@ static enum status delta_scan_launch(struct device *device, const struct delta_o
     enum status status = shared_raise(delta_scan_kernel<D_K>, bytes, "delta scan");
     if (status != STATUS_OK)
         return status;
-    delta_scan_kernel<D_K>
-        <<<dim3(slabs / groups, op->heads, chains), groups * THREADS, bytes, device->stream>>>(
-            *op, *op->batch, *prepared, *maps, *cut);
+    delta_scan_kernel<D_K><<<dim3(slabs / groups, op->heads, chains), (groups + 1) * THREADS, bytes,
+                             device->stream>>>(*op, *op->batch, *prepared, *maps, *cut);
     return launch_check("delta scan");
 }
 

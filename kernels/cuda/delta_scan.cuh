@@ -20,42 +20,70 @@ struct stretch {
     int tokens;  /* from there to the sequence's end */
     int chunks;  /* to walk */
     int64_t row; /* of the first chunk in prepared */
+    int head, heads;
 };
 
+/* Chunks [from, to) of a sequence. */
 __device__ static inline struct stretch stretch_of(const struct ragged &batch, int sequence,
-                                                   int from, int to)
+                                                   int from, int to, int head, int heads)
 {
     const int first = batch.starts[sequence] + from * CHUNK;
-    return {first, batch.starts[sequence + 1] - first, to - from,
-            prepared_row(batch, sequence, from)};
+    return {first,     batch.starts[sequence + 1] - first,
+            to - from, prepared_row(batch, sequence, from),
+            head,      heads};
 }
 
-enum { STAGES = 3 };
-
-/* A warpgroup is done with a stage. True for one thread: all are, and it fills the stage again. */
-__device__ static inline bool stage_release(uint32_t *readings)
+/* Where a chunk's matrices and decays lie. */
+__device__ static inline int64_t stretch_row(const struct stretch &walk, int chunk)
 {
-    const unsigned group = threadIdx.x / THREADS, groups = blockDim.x / THREADS;
-    threads_sync(1 + (int)group, THREADS);
-    if (threadIdx.x % THREADS != 0)
-        return false;
-    __threadfence_block();
-    bool last = (atomicAdd(readings, 1) + 1) % groups == 0;
-    __threadfence_block();
-    return last;
+    return (walk.row + chunk) * walk.heads + walk.head;
 }
 
-/* One thread, before the block's barrier. */
-__device__ static inline void stages_init(uint32_t barriers, uint32_t *readings)
+/* The first warpgroup of a block fetches, one or two others compute. */
+enum { STAGES = 3, PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240 };
+
+__device__ static inline int block_groups()
+{
+    return (int)blockDim.x / THREADS - 1;
+}
+
+/* The computing warpgroup that this thread belongs to. */
+__device__ static inline int thread_group()
+{
+    return (int)threadIdx.x / THREADS - 1;
+}
+
+/* Barriers of the stages: filled, then free. One thread, before the block's barrier. */
+__device__ static inline void stages_init(uint32_t barriers)
 {
     for (int stage = 0; stage < STAGES; stage++) {
         barrier_init(barriers + stage * 8, 1);
-        readings[stage] = 0;
+        barrier_init(barriers + (STAGES + stage) * 8, block_groups() * THREADS / 32);
     }
     barrier_init_done();
 }
 
-/* Warpgroups a block: two, once there are more slabs than multiprocessors. */
+__device__ static inline void stage_wait(uint32_t barriers, int chunk)
+{
+    barrier_wait(barriers + chunk % STAGES * 8, chunk / STAGES % 2);
+}
+
+/* Until chunk `chunk` - STAGES is done with. */
+__device__ static inline void stage_wait_free(uint32_t barriers, int chunk)
+{
+    if (chunk >= STAGES)
+        barrier_wait(barriers + (STAGES + chunk % STAGES) * 8, chunk / STAGES % 2 ^ 1);
+}
+
+/* This warp is done with a chunk. */
+__device__ static inline void stage_release(uint32_t barriers, int chunk)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0)
+        barrier_arrive(barriers + (STAGES + chunk % STAGES) * 8);
+}
+
+/* Computing warpgroups a block: two, once there are more slabs than multiprocessors. */
 static inline int groups_for(const struct device *device, int slabs, int64_t chains)
 {
     return slabs % 2 == 0 && slabs * chains > device->multiprocessors ? 2 : 1;
@@ -68,22 +96,24 @@ __device__ static inline float exp2_fast(float x)
     return y;
 }
 
-/* What a chunk's decays make of this thread's tokens: 8n + 2 (lane % 4) + {0, 1}. */
-struct factors {
-    float2 grown[8]; /* exp(G_i) */
-    float2 later[8]; /* exp(G_end - G_i) */
-    float shrink;    /* exp(G_end) */
-};
-
-__device__ static inline void factors_of(struct factors &f, const float *decay)
+/* What a chunk's decays make of this thread's tokens, 8n + 2 (lane % 4) + {0, 1}: exp(G_i). */
+__device__ static inline void grown_of(float2 (&grown)[8], const float *decay)
 {
-    const float end = decay[CHUNK - 1];
-    f.shrink = exp2_fast(end);
 #pragma unroll
     for (int n = 0; n < 8; n++) {
         float2 g = *(const float2 *)(decay + n * 8 + threadIdx.x % 4 * 2);
-        f.grown[n] = make_float2(exp2_fast(g.x), exp2_fast(g.y));
-        f.later[n] = make_float2(exp2_fast(end - g.x), exp2_fast(end - g.y));
+        grown[n] = make_float2(exp2_fast(g.x), exp2_fast(g.y));
+    }
+}
+
+/* exp(G_end - G_i) */
+__device__ static inline void later_of(float2 (&later)[8], const float *decay)
+{
+    const float end = decay[CHUNK - 1];
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        float2 g = *(const float2 *)(decay + n * 8 + threadIdx.x % 4 * 2);
+        later[n] = make_float2(exp2_fast(end - g.x), exp2_fast(end - g.y));
     }
 }
 

@@ -16,8 +16,7 @@ struct state_stage {
         BYTES = VALUES + 2 * TILE,
         DECAY = STAGES * BYTES,
         BARRIERS = DECAY + STAGES * CHUNK * 4,
-        READINGS = BARRIERS + STAGES * 8,
-        TOTAL = READINGS + STAGES * 4
+        TOTAL = BARRIERS + 2 * STAGES * 8
     };
 };
 
@@ -44,130 +43,138 @@ __device__ static inline int forgotten_before(const float *decays, int64_t row, 
     return -1;
 }
 
-/* A chunk into its stage; one thread. value_column < 0: no values. */
+/* The chunks into their stages; one thread. value_column < 0: no values. */
 template <int D_K>
 __device__ static inline void
-state_fetch(const struct chain_maps &maps, const struct prepared &prepared, uint32_t shared,
-            int stage, int first, int64_t row, int head, int value_column)
+states_produce(const struct chain_maps &maps, const struct prepared &prepared,
+               const struct stretch &walk, uint32_t shared, int value_column)
 {
     typedef state_stage<D_K> at;
-    const int groups = value_column < 0 ? 0 : blockDim.x / THREADS;
-    const uint32_t to = shared + stage * at::BYTES, full = shared + at::BARRIERS + stage * 8;
-    barrier_expect(full, at::VALUES + groups * TILE + CHUNK * 4);
-    for (int half = 0; half < (D_K + 63) / 64; half++)
-        copy_box(to + at::KEYS + half * TILE, &maps.keys, head * D_K + half * 64, first, full);
-    copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, TILE, full);
-    for (int group = 0; group < groups; group++)
-        copy_box(to + at::VALUES + group * TILE, &maps.values, value_column + group * SLAB, first,
-                 full);
-    copy_in(shared + at::DECAY + stage * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4, full);
+    const int groups = value_column < 0 ? 0 : block_groups();
+    for (int chunk = 0; chunk < walk.chunks; chunk++) {
+        const int place = chunk % STAGES, token = walk.first + chunk * CHUNK;
+        const uint32_t to = shared + place * at::BYTES, full = shared + at::BARRIERS + place * 8;
+        const int64_t row = stretch_row(walk, chunk);
+        stage_wait_free(shared + at::BARRIERS, chunk);
+        barrier_expect(full, at::VALUES + groups * TILE + CHUNK * 4);
+        for (int half = 0; half < (D_K + 63) / 64; half++)
+            copy_box(to + at::KEYS + half * TILE, &maps.keys, walk.head * D_K + half * 64, token,
+                     full);
+        copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, TILE, full);
+        for (int group = 0; group < groups; group++)
+            copy_box(to + at::VALUES + group * TILE, &maps.values, value_column + group * SLAB,
+                     token, full);
+        copy_in(shared + at::DECAY + place * CHUNK * 4, prepared.decay + row * CHUNK, CHUNK * 4,
+                full);
+    }
 }
 
-/* The chain of one block from the state in s0 and s1; all chunks are whole. */
+/* One slab's state from s0 and s1 on; all chunks are whole. */
 template <int D_K, int REST>
-__device__ static inline void
-states_walk(float (&s0)[32], float (&s1)[REST], const struct chain_maps &maps,
-            const struct prepared &prepared, const struct stretch &walk, int heads, int head,
-            int value_column)
+__device__ static inline void states_consume(float (&s0)[32], float (&s1)[REST],
+                                             const struct stretch &walk,
+                                             const unsigned char *shared, bool valued)
 {
     typedef state_stage<D_K> at;
-    extern __shared__ __align__(1024) unsigned char shared[];
-    const uint32_t base = shared_address(shared);
-    uint32_t *readings = (uint32_t *)(shared + at::READINGS);
-    auto fetch = [&](int chunk) {
-        if (chunk < walk.chunks)
-            state_fetch<D_K>(maps, prepared, base, chunk % STAGES, walk.first + chunk * CHUNK,
-                             (walk.row + chunk) * heads + head, head, value_column);
-    };
-    if (threadIdx.x == 0) {
-        stages_init(base + at::BARRIERS, readings);
-        for (int chunk = 0; chunk < STAGES; chunk++)
-            fetch(chunk);
-    }
-    __syncthreads();
+    const uint32_t base = shared_address(shared), barriers = base + at::BARRIERS;
     for (int chunk = 0; chunk < walk.chunks; chunk++) {
         const int place = chunk % STAGES;
         const uint32_t stage = base + place * at::BYTES;
         const uint64_t keys = tile_descriptor(stage + at::KEYS);
-        barrier_wait(base + at::BARRIERS + place * 8, chunk / STAGES % 2);
         float reads[32], u[32];
         uint32_t a[D_K / 16][4], v[4][4] = {}, r[4][4];
         state_operand<REST>(a, s0, s1);
+        stage_wait(barriers, chunk);
         group_fence();
         state_product(reads, a, keys);
         group_commit();
-        struct factors f;
-        factors_of(f, (const float *)(shared + at::DECAY) + place * CHUNK);
-        if (value_column >= 0)
-            values_load(v, stage + at::VALUES + threadIdx.x / THREADS * TILE);
+        const float *decay = (const float *)(shared + at::DECAY) + place * CHUNK;
+        float2 grown[8], later[8];
+        grown_of(grown, decay);
+        later_of(later, decay);
+        const float shrink = exp2_fast(decay[CHUNK - 1]);
+        if (valued)
+            values_load(v, stage + at::VALUES + thread_group() * TILE);
         group_wait<0>();
         group_settle(reads);
-        residual(r, v, reads, f.grown);
+        residual(r, v, reads, grown);
         group_fence();
         matrix_product(u, r, tile_descriptor(stage + at::SOLVE), false);
         group_commit();
-        state_scale(s0, f.shrink);
-        state_scale(s1, f.shrink);
+        state_scale(s0, shrink);
+        state_scale(s1, shrink);
         group_wait<0>();
         group_settle(u);
-        scale_late(r, u, f.later);
+        scale_late(r, u, later);
         group_fence();
         state_update(s0, s1, r, keys);
         group_commit();
         group_wait<0>();
         group_settle(s0);
         group_settle(s1);
-        if (stage_release(readings + place))
-            fetch(chunk + STAGES);
+        stage_release(barriers, chunk);
     }
 }
 
-/* 64 columns of B, or of A. */
+/* 64 columns of B a warpgroup, or of A. */
 template <int D_K>
-__global__ __launch_bounds__(2 * THREADS, 1) static void delta_states_kernel(
+__global__ __launch_bounds__(3 * THREADS, 1) static void delta_states_kernel(
     struct delta_op op, struct ragged batch, struct prepared prepared,
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
+    typedef state_stage<D_K> at;
     enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
-    const int head = blockIdx.y, slabs = op.d_v / SLAB, groups = blockDim.x / THREADS;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const int head = blockIdx.y, slabs = op.d_v / SLAB, groups = block_groups();
     const bool across = (int)blockIdx.x * groups >= slabs;
     const int first_slab = blockIdx.x * groups - (across ? slabs : 0);
-    const int slab = first_slab + threadIdx.x / THREADS;
     const int sequence = cut.from + blockIdx.z / (cut.count - 1);
     const int segment = blockIdx.z % (cut.count - 1), begin = segment * cut.chunks;
-    const int64_t d_v = op.d_v;
     if (begin + cut.chunks >= sequence_chunks(batch, sequence) || (across && segment == 0))
         return;
-    const int64_t row = segment_row(cut, batch, sequence, segment) * op.heads + head;
     const int forgotten = forgotten_before(prepared.decay, prepared_row(batch, sequence, begin),
                                            op.heads, head, cut.chunks);
     if (across && forgotten >= 0)
         return;
-    float s0[32] = {}, s1[REST] = {};
-    if (across) {
+    const struct stretch walk =
+        stretch_of(batch, sequence, begin + max(forgotten, 0), begin + cut.chunks, head, op.heads);
+    if (threadIdx.x == 0)
+        stages_init(shared_address(shared) + at::BARRIERS);
+    __syncthreads();
+    if (threadIdx.x < THREADS) {
+        registers_release<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0)
+            states_produce<D_K>(maps, prepared, walk, shared_address(shared),
+                                across ? -1 : head * op.d_v + first_slab * SLAB);
+    } else {
+        registers_claim<CONSUMER_REGISTERS>();
+        const int slab = first_slab + thread_group();
+        const int64_t d_v = op.d_v, size = D_K * d_v;
+        const int64_t row = segment_row(cut, batch, sequence, segment) * op.heads + head;
+        float s0[32] = {}, s1[REST] = {};
+        if (across) {
+            each_state(s0, s1, [&](float &mine, int k, int column) {
+                mine = k == slab * SLAB + column ? 1.0f : 0.0f;
+            });
+        } else if (segment == 0) {
+            const float *state =
+                op.state + ((int64_t)batch.slots[sequence] * op.heads + head) * size;
+            const bool fresh = batch.contexts[sequence] == 0;
+            each_state(s0, s1, [&](float &mine, int k, int column) {
+                int64_t place = k * d_v + slab * SLAB + column;
+                float before = fresh ? 0.0f : state[place];
+                cut.entering[row * size + place] = before;
+                mine = forgotten < 0 ? before : 0.0f;
+            });
+        }
+        states_consume<D_K>(s0, s1, walk, shared, !across);
         each_state(s0, s1, [&](float &mine, int k, int column) {
-            mine = k == slab * SLAB + column ? 1.0f : 0.0f;
-        });
-    } else if (segment == 0) {
-        const float *state =
-            op.state + ((int64_t)batch.slots[sequence] * op.heads + head) * D_K * d_v;
-        const bool fresh = batch.contexts[sequence] == 0;
-        each_state(s0, s1, [&](float &mine, int k, int column) {
-            int64_t at = k * d_v + slab * SLAB + column;
-            float before = fresh ? 0.0f : state[at];
-            cut.entering[row * D_K * d_v + at] = before;
-            mine = forgotten < 0 ? before : 0.0f;
+            if (!across) /* the segment after this one has the next row */
+                cut.entering[(row + op.heads) * size + k * d_v + slab * SLAB + column] = mine;
+            else if (D_K % SLAB == 0 || slab * SLAB + column < D_K)
+                cut.across[(row * D_K + k) * D_K + slab * SLAB + column] = mine;
         });
     }
-    const int first = begin + (forgotten < 0 ? 0 : forgotten);
-    states_walk<D_K>(s0, s1, maps, prepared, stretch_of(batch, sequence, first, begin + cut.chunks),
-                     op.heads, head, across ? -1 : head * op.d_v + first_slab * SLAB);
-    each_state(s0, s1, [&](float &mine, int k, int column) {
-        if (!across) /* the segment after this one has the next row */
-            cut.entering[(row + op.heads) * D_K * d_v + k * d_v + slab * SLAB + column] = mine;
-        else if (D_K % SLAB == 0 || slab * SLAB + column < D_K)
-            cut.across[(row * D_K + k) * D_K + slab * SLAB + column] = mine;
-    });
 }
 
 /* From segment to segment: entering = A entering before + B, where B is in place. A block has 16
@@ -236,8 +243,8 @@ static enum status delta_states_launch(struct device *device, const struct delta
     if (status != STATUS_OK)
         return status;
     delta_states_kernel<D_K>
-        <<<dim3(slabs / groups, op->heads, sequences * (cut->count - 1)), groups * THREADS, bytes,
-           device->stream>>>(*op, *op->batch, *prepared, *maps, *cut);
+        <<<dim3(slabs / groups, op->heads, sequences * (cut->count - 1)), (groups + 1) * THREADS,
+           bytes, device->stream>>>(*op, *op->batch, *prepared, *maps, *cut);
     status = launch_check("delta states");
     if (status != STATUS_OK || cut->count == 2)
         return status;
