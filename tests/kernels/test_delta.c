@@ -1,5 +1,6 @@
 /* The gated delta rule: recurrence and chunks against float64, against each other, and cut. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cpu/variant.h"
@@ -222,6 +223,25 @@ static float *run_pieces(const struct scene *c, const int *pieces, int count, in
     return all;
 }
 
+/* Batch-invariant, a long sequence is not cut by what lies beside it. */
+static void a_long_sequence_has_the_same_bits_in_any_batch(void **state)
+{
+    enum { FIRST = 130, LONG = 1500, DK = 96, DV = 128 };
+    static const struct sequence both[] = {{0, FIRST}, {7, LONG}}, one[] = {{7, LONG}};
+    static const int32_t slots[] = {1, 0};
+    struct scene c = random_scene(1, DK, DV, FIRST + LONG, true), rest = scene_from(&c, FIRST);
+    float *before = random_floats(2 * DK * DV, 0.3);
+    float *batched = put_floats(before, 2 * DK * DV), *alone = put_floats(before, 2 * DK * DV);
+    float *many = run(&c, make_batch_at(both, 2, slots), batched, 64);
+    float *single = run(&rest, make_batch_at(one, 1, slots + 1), alone, 64);
+
+    (void)state;
+    if (getenv("JETD_TEST_FAST") != NULL)
+        return;
+    assert_same_bits(many + FIRST * DV, single, LONG * DV);
+    assert_same_bits(get_floats(batched, DK * DV), get_floats(alone, DK * DV), DK * DV);
+}
+
 static void a_cut_recurrence_has_the_same_bits(void **state)
 {
     static const int whole[] = {200}, cuts[] = {1, 2, 3, 1, 64, 5, 63, 61};
@@ -351,6 +371,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(both_forms_agree_with_float64),
         TEST(long_sequences_agree_with_float64),
+        TEST(a_long_sequence_has_the_same_bits_in_any_batch),
         TEST(a_cut_recurrence_has_the_same_bits),
         TEST(chunks_agree_with_the_recurrence_at_any_cut),
         TEST(chunks_hold_for_hard_inputs),
