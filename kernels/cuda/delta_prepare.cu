@@ -190,7 +190,9 @@ __global__ __launch_bounds__(THREADS, 5) static void delta_prepare_kernel(
     extern __shared__ __align__(1024) unsigned char shared[];
     __shared__ __align__(16) float decay[CHUNK], beta[CHUNK];
     __shared__ __align__(8) uint64_t arrived;
-    const int chunk = blockIdx.x, head = blockIdx.y, sequence = from + blockIdx.z;
+    /* Chunks backwards: the chain begins with what is last in the cache. */
+    const int head = blockIdx.x, sequence = from + blockIdx.y;
+    const int chunk = gridDim.z - 1 - blockIdx.z;
     const int64_t first = (int64_t)batch.starts[sequence] + chunk * CHUNK;
     const int count = batch.starts[sequence + 1] - (int)first;
     if (count <= 0)
@@ -274,7 +276,7 @@ static enum status delta_prepare_launch(struct device *device, const struct delt
                                         int from)
 {
     const struct ragged *batch = op->batch;
-    const dim3 grid((batch->max_tokens + CHUNK - 1) / CHUNK, op->heads, batch->sequences - from);
+    const dim3 grid(op->heads, batch->sequences - from, (batch->max_tokens + CHUNK - 1) / CHUNK);
     const size_t bytes = prepare_at<D_K>::TOTAL;
     enum status status = shared_raise(delta_prepare_kernel<D_K>, bytes, "delta prepare");
     if (status != STATUS_OK)

@@ -7,9 +7,10 @@
 template <int D_K>
 struct scan_stage {
     enum {
-        KEYS = 0,
-        QUERIES = (D_K + 63) / 64 * TILE,
-        SOLVE = 2 * QUERIES,
+        KEYS = 0, /* and queries: for each half of 64 columns a tile of both */
+        QUERIES = TILE,
+        APART = 2 * TILE,
+        SOLVE = (D_K + 63) / 64 * APART,
         WEIGHT = SOLVE + TILE,
         VALUES = WEIGHT + TILE, /* a tile each warpgroup */
         BYTES = VALUES + 2 * TILE,
@@ -35,8 +36,8 @@ scan_produce(const struct chain_maps &maps, const struct prepared &prepared,
         barrier_expect(full, at::VALUES + groups * TILE + CHUNK * 4);
         for (int half = 0; half < (D_K + 63) / 64; half++) {
             const int column = walk.head * D_K + half * 64;
-            copy_box(to + at::KEYS + half * TILE, &maps.keys, column, token, full);
-            copy_box(to + at::QUERIES + half * TILE, &maps.queries, column, token, full);
+            copy_box(to + at::KEYS + half * at::APART, &maps.keys, column, token, full);
+            copy_box(to + at::QUERIES + half * at::APART, &maps.queries, column, token, full);
         }
         copy_in(to + at::SOLVE, prepared.matrices + row * 2 * MATRIX, 2 * TILE, full);
         for (int group = 0; group < groups; group++)
@@ -67,20 +68,21 @@ __device__ static inline void mend_tail(unsigned char *stage, int count)
 __device__ static inline void store_out(bf16 *out, int64_t pitch, const float (&o)[32], int count)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    bf16 *to = out + warp * 16 + lane % 4 * 2;
+    bf16 *to = out + lane / 4 * pitch + warp * 16 + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < 8; n++) {
-        int token = n * 8 + lane / 4;
         uint32_t low = transpose8(pack_bf16(o[4 * n], o[4 * n + 1]));
         uint32_t high = transpose8(pack_bf16(o[4 * n + 2], o[4 * n + 3]));
-        if (token < count) {
-            *(uint32_t *)(to + token * pitch) = low;
-            *(uint32_t *)(to + token * pitch + 8) = high;
+        if (n * 8 + lane / 4 < count) {
+            *(uint32_t *)to = low;
+            *(uint32_t *)(to + 8) = high;
         }
+        to += 8 * pitch;
+        asm volatile("" : "+l"(to)); /* one address: eight, hoisted out of the loop, would spill */
     }
 }
 
-/* A walk's place and what its chunk needs once K S is there. */
+/* A walk's place and what its chunk needs once K S and Q S are there. */
 struct scan_turn {
     uint32_t stage;
     const float *decay;
@@ -88,21 +90,22 @@ struct scan_turn {
     uint32_t v[4][4];
 };
 
-/* (K S)^T of chunk `chunk`, in flight. */
-template <int D_K, int REST>
-__device__ static inline void
-turn_begin(float (&reads)[32], uint32_t (&a)[D_K / 16][4], const float (&s0)[32],
-           const float (&s1)[REST], const struct stretch &walk, unsigned char *shared, int chunk)
+/* (K S)^T and (Q S)^T of a chunk, in flight. */
+template <int D_K>
+__device__ static inline void turn_begin(float (&reads)[64], const float (&s)[D_K / 2],
+                                         const struct stretch &walk, unsigned char *shared,
+                                         int chunk)
 {
     typedef scan_stage<D_K> at;
     const uint32_t base = shared_address(shared);
     const int place = chunk % STAGES, count = walk.tokens - chunk * CHUNK;
-    state_operand<REST>(a, s0, s1);
+    uint32_t a[D_K / 16][4];
+    state_operand<D_K>(a, s);
     stage_wait(base + at::BARRIERS, chunk);
     if (count < CHUNK)
         mend_tail<D_K>(shared + place * at::BYTES, count);
     group_fence();
-    state_product(reads, a, tile_descriptor(base + place * at::BYTES + at::KEYS));
+    state_product(reads, a, tile_descriptor(base + place * at::BYTES + at::KEYS), at::APART);
     group_commit();
 }
 
@@ -118,66 +121,56 @@ __device__ static inline void turn_load(struct scan_turn &turn, const unsigned c
     values_load(turn.v, turn.stage + at::VALUES + thread_group() * TILE);
 }
 
-/* From K S to the next state; the outputs are in flight. */
-template <int D_K, int REST>
-__device__ static inline void turn_end(float (&outs)[32], float (&s0)[32], float (&s1)[REST],
-                                       const float (&reads)[32], const uint32_t (&a)[D_K / 16][4],
-                                       const struct scan_turn &turn)
+/* From K S and Q S to the next state; the outputs are in flight. */
+template <int D_K>
+__device__ static inline void turn_end(float (&outs)[32], float (&s)[D_K / 2],
+                                       const float (&reads)[64], const struct scan_turn &turn)
 {
     typedef scan_stage<D_K> at;
     float u[32];
+    float2 later[8];
     uint32_t r[4][4], late[4][4];
     residual(r, turn.v, reads, turn.grown);
     group_fence();
     matrix_product(u, r, tile_descriptor(turn.stage + at::SOLVE), false); /* U^T = R^T T^T */
     group_commit();
-    state_product(outs, a, tile_descriptor(turn.stage + at::QUERIES));
-    group_commit();
-    const float shrink = exp2_fast(turn.decay[CHUNK - 1]);
-    state_scale(s0, shrink);
-    state_scale(s1, shrink);
-    group_wait<1>();
-    group_settle(u);
-    float2 later[8]; /* not before: registers; Q S still runs */
+    state_scale(s, exp2_fast(turn.decay[CHUNK - 1]));
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        outs[i] = reads[32 + i] * (i % 2 == 0 ? turn.grown[i / 4].x : turn.grown[i / 4].y);
     later_of(later, turn.decay);
+    group_wait<0>();
+    group_settle(u);
     scale_late(late, u, later);
     group_fence();
-    state_update(s0, s1, late, tile_descriptor(turn.stage + at::KEYS));
+    state_update(s, late, turn.stage + at::KEYS, at::APART);
     group_commit();
 #pragma unroll
     for (int k = 0; k < 4; k++)
         repack(r[k], u, k);
-    group_wait<1>();
-    group_settle(outs);
-#pragma unroll
-    for (int i = 0; i < 32; i++)
-        outs[i] *= i % 2 == 0 ? turn.grown[i / 4].x : turn.grown[i / 4].y;
     group_fence();
     matrix_product(outs, r, tile_descriptor(turn.stage + at::WEIGHT), true); /* O^T += U^T P^T */
     group_commit();
     group_wait<1>();
-    group_settle(s0);
-    group_settle(s1);
+    group_settle(s);
 }
 
 /* The outputs of one slab (`out`: its first token's) and the state at the end. While the outputs of
- * a chunk are computed, the next one's K S begins. */
-template <int D_K, int REST>
-__device__ static inline void scan_consume(float (&s0)[32], float (&s1)[REST],
-                                           const struct stretch &walk, unsigned char *shared,
-                                           bf16 *out, int64_t pitch)
+ * a chunk are computed, the next one's reads of the state begin. */
+template <int D_K>
+__device__ static inline void scan_consume(float (&s)[D_K / 2], const struct stretch &walk,
+                                           unsigned char *shared, bf16 *out, int64_t pitch)
 {
     typedef scan_stage<D_K> at;
-    float reads[32], outs[32];
-    uint32_t a[D_K / 16][4];
+    float reads[64], outs[32];
     struct scan_turn turn;
-    turn_begin<D_K>(reads, a, s0, s1, walk, shared, 0);
+    turn_begin<D_K>(reads, s, walk, shared, 0);
     turn_load<D_K>(turn, shared, 0);
     group_wait<0>();
     group_settle(reads);
     for (int chunk = 1; chunk < walk.chunks; chunk++) {
-        turn_end<D_K>(outs, s0, s1, reads, a, turn);
-        turn_begin<D_K>(reads, a, s0, s1, walk, shared, chunk);
+        turn_end<D_K>(outs, s, reads, turn);
+        turn_begin<D_K>(reads, s, walk, shared, chunk);
         group_wait<1>();
         group_settle(outs);
         stage_release(shared_address(shared) + at::BARRIERS, chunk - 1);
@@ -187,7 +180,7 @@ __device__ static inline void scan_consume(float (&s0)[32], float (&s1)[REST],
         group_wait<0>();
         group_settle(reads);
     }
-    turn_end<D_K>(outs, s0, s1, reads, a, turn);
+    turn_end<D_K>(outs, s, reads, turn);
     group_wait<0>();
     group_settle(outs);
     store_out(out, pitch, outs, walk.tokens - (walk.chunks - 1) * CHUNK);
@@ -199,7 +192,6 @@ __global__ __launch_bounds__(3 * THREADS, 1) static void delta_scan_kernel(
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
     typedef scan_stage<D_K> at;
-    enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
     extern __shared__ __align__(1024) unsigned char shared[];
     const int head = blockIdx.y, first_slab = blockIdx.x * block_groups();
     const int sequence = cut.from + blockIdx.z / cut.count, segment = blockIdx.z % cut.count;
@@ -222,20 +214,20 @@ __global__ __launch_bounds__(3 * THREADS, 1) static void delta_scan_kernel(
         const int64_t d_v = op.d_v, size = D_K * d_v;
         float *state = op.state + ((int64_t)batch.slots[sequence] * op.heads + head) * size;
         const float *before = state;
-        float s0[32] = {}, s1[REST] = {};
+        float s[D_K / 2] = {};
         const bool whole = all <= cut.chunks;
         if (!whole) /* another block may be writing the state by now */
             before = cut.entering +
                      (segment_row(cut, batch, sequence, segment) * op.heads + head) * size;
         if (!whole || batch.contexts[sequence] != 0)
-            each_state(s0, s1, [&](float &mine, int row, int column) {
+            each_state(s, [&](float &mine, int row, int column) {
                 mine = before[row * d_v + slab * SLAB + column];
             });
         bf16 *out = (bf16 *)op.out + (walk.first * (int64_t)op.heads + head) * d_v + slab * SLAB;
         if (walk.chunks > 0)
-            scan_consume<D_K>(s0, s1, walk, shared, out, op.heads * d_v);
+            scan_consume<D_K>(s, walk, shared, out, op.heads * d_v);
         if (end == all)
-            each_state(s0, s1, [&](float &mine, int row, int column) {
+            each_state(s, [&](float &mine, int row, int column) {
                 state[row * d_v + slab * SLAB + column] = mine;
             });
     }

@@ -1,7 +1,8 @@
 /* The chain over chunks, as far as the scan and the state-only pass share it. A warpgroup owns 64
- * columns of the state, transposed ([64, d_k], fp32 in registers): in halves `s0` [64, 64] and `s1`
- * [64, d_k - 64]. A block has one or two of them, of one head: what they share comes once from the
- * second-level cache, whose rate is what binds when the device is full. */
+ * columns of the state, transposed ([64, d_k], fp32 in registers). With the left operand in
+ * registers a product costs as much for 64 columns as for 128, so products are made wide. A block
+ * has one or two of them, of one head: what they share comes once from the second-level cache,
+ * whose rate is what binds when the device is full. */
 #ifndef JETD_KERNELS_CUDA_DELTA_SCAN_CUH
 #define JETD_KERNELS_CUDA_DELTA_SCAN_CUH
 
@@ -126,26 +127,22 @@ __device__ static inline void repack(uint32_t *a, const float (&d)[COUNT], int s
         a[i] = pack_bf16(d[8 * step + 2 * i], d[8 * step + 2 * i + 1]);
 }
 
-template <int REST>
-__device__ static inline void state_operand(uint32_t (&a)[4 + REST / 8][4], const float (&s0)[32],
-                                            const float (&s1)[REST])
+template <int D_K>
+__device__ static inline void state_operand(uint32_t (&a)[D_K / 16][4], const float (&s)[D_K / 2])
 {
 #pragma unroll
-    for (int k = 0; k < 4; k++)
-        repack(a[k], s0, k);
-#pragma unroll
-    for (int k = 0; k < REST / 8; k++)
-        repack(a[4 + k], s1, k);
+    for (int k = 0; k < D_K / 16; k++)
+        repack(a[k], s, k);
 }
 
-/* out = (X S)^T for the rows X [64, d_k] in tiles at `rows`. */
-template <int STEPS>
-__device__ static inline void state_product(float (&out)[32], const uint32_t (&a)[STEPS][4],
-                                            uint64_t rows)
+/* out = (X S)^T for rows X [64 or 128, d_k]: halves of 64 columns, `apart` bytes apart. */
+template <int STEPS, int COUNT>
+__device__ static inline void state_product(float (&out)[COUNT], const uint32_t (&a)[STEPS][4],
+                                            uint64_t rows, int apart)
 {
 #pragma unroll
     for (int k = 0; k < STEPS; k++)
-        group_mma<0>(out, a[k], rows + (k / 4 * TILE + k % 4 * 32) / 16, k > 0);
+        group_mma<0>(out, a[k], rows + (k / 4 * apart + k % 4 * 32) / 16, k > 0);
 }
 
 /* V^T of this warp's columns, as the residual below has it. */
@@ -160,7 +157,7 @@ __device__ static inline void values_load(uint32_t (&v)[4][4], uint32_t values)
 
 /* R^T = (V - exp(G) K S)^T */
 __device__ static inline void residual(uint32_t (&r)[4][4], const uint32_t (&v)[4][4],
-                                       const float (&reads)[32], const float2 (&grown)[8])
+                                       const float *reads, const float2 (&grown)[8])
 {
 #pragma unroll
     for (int k = 0; k < 4; k++)
@@ -195,16 +192,14 @@ __device__ static inline void scale_late(uint32_t (&late)[4][4], const float (&u
         }
 }
 
-/* S^T += U^T K */
-template <int REST>
-__device__ static inline void state_update(float (&s0)[32], float (&s1)[REST],
-                                           const uint32_t (&late)[4][4], uint64_t keys)
+/* S^T += U^T K, whose halves of 64 columns are `apart` bytes apart at `keys`. */
+template <int COUNT>
+__device__ static inline void state_update(float (&s)[COUNT], const uint32_t (&late)[4][4],
+                                           uint32_t keys, int apart)
 {
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        group_mma<1>(s0, late[k], keys + k * 2048 / 16, 1);
-        group_mma<1>(s1, late[k], keys + (TILE + k * 2048) / 16, 1);
-    }
+    for (int k = 0; k < 4; k++)
+        group_mma<1>(s, late[k], tile_descriptor(keys, apart) + k * 2048 / 16, 1);
 }
 
 template <int COUNT>
@@ -215,22 +210,14 @@ __device__ static inline void state_scale(float (&s)[COUNT], float factor)
         s[i] *= factor;
 }
 
-/* This thread's elements of half a state: visit(element, row (d_k), column of the 64). */
+/* This thread's elements of the state: visit(element, row (d_k), column of the 64). */
 template <int COUNT, typename Visit>
-__device__ static inline void each_state(float (&s)[COUNT], int first_row, Visit visit)
+__device__ static inline void each_state(float (&s)[COUNT], Visit visit)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
 #pragma unroll
     for (int i = 0; i < COUNT; i++)
-        visit(s[i], first_row + i / 4 * 8 + lane % 4 * 2 + i % 2,
-              warp * 16 + lane / 4 + i % 4 / 2 * 8);
-}
-
-template <int REST, typename Visit>
-__device__ static inline void each_state(float (&s0)[32], float (&s1)[REST], Visit visit)
-{
-    each_state(s0, 0, visit);
-    each_state(s1, 64, visit);
+        visit(s[i], i / 4 * 8 + lane % 4 * 2 + i % 2, warp * 16 + lane / 4 + i % 4 / 2 * 8);
 }
 
 #endif

@@ -69,10 +69,9 @@ states_produce(const struct chain_maps &maps, const struct prepared &prepared,
     }
 }
 
-/* One slab's state from s0 and s1 on; all chunks are whole. */
-template <int D_K, int REST>
-__device__ static inline void states_consume(float (&s0)[32], float (&s1)[REST],
-                                             const struct stretch &walk,
+/* One slab's state from s on; all chunks are whole. */
+template <int D_K>
+__device__ static inline void states_consume(float (&s)[D_K / 2], const struct stretch &walk,
                                              const unsigned char *shared, bool valued)
 {
     typedef state_stage<D_K> at;
@@ -80,13 +79,12 @@ __device__ static inline void states_consume(float (&s0)[32], float (&s1)[REST],
     for (int chunk = 0; chunk < walk.chunks; chunk++) {
         const int place = chunk % STAGES;
         const uint32_t stage = base + place * at::BYTES;
-        const uint64_t keys = tile_descriptor(stage + at::KEYS);
         float reads[32], u[32];
         uint32_t a[D_K / 16][4], v[4][4] = {}, r[4][4];
-        state_operand<REST>(a, s0, s1);
+        state_operand<D_K>(a, s);
         stage_wait(barriers, chunk);
         group_fence();
-        state_product(reads, a, keys);
+        state_product(reads, a, tile_descriptor(stage + at::KEYS), TILE);
         group_commit();
         const float *decay = (const float *)(shared + at::DECAY) + place * CHUNK;
         float2 grown[8], later[8];
@@ -101,17 +99,15 @@ __device__ static inline void states_consume(float (&s0)[32], float (&s1)[REST],
         group_fence();
         matrix_product(u, r, tile_descriptor(stage + at::SOLVE), false);
         group_commit();
-        state_scale(s0, shrink);
-        state_scale(s1, shrink);
+        state_scale(s, shrink);
         group_wait<0>();
         group_settle(u);
         scale_late(r, u, later);
         group_fence();
-        state_update(s0, s1, r, keys);
+        state_update(s, r, stage + at::KEYS, TILE);
         group_commit();
         group_wait<0>();
-        group_settle(s0);
-        group_settle(s1);
+        group_settle(s);
         stage_release(barriers, chunk);
     }
 }
@@ -123,7 +119,6 @@ __global__ __launch_bounds__(3 * THREADS, 1) static void delta_states_kernel(
     const __grid_constant__ struct chain_maps maps, struct segments cut)
 {
     typedef state_stage<D_K> at;
-    enum { REST = (D_K - 64) / 2 }; /* registers of the state's second half */
     extern __shared__ __align__(1024) unsigned char shared[];
     const int head = blockIdx.y, slabs = op.d_v / SLAB, groups = block_groups();
     const bool across = (int)blockIdx.x * groups >= slabs;
@@ -151,24 +146,24 @@ __global__ __launch_bounds__(3 * THREADS, 1) static void delta_states_kernel(
         const int slab = first_slab + thread_group();
         const int64_t d_v = op.d_v, size = D_K * d_v;
         const int64_t row = segment_row(cut, batch, sequence, segment) * op.heads + head;
-        float s0[32] = {}, s1[REST] = {};
+        float s[D_K / 2] = {};
         if (across) {
-            each_state(s0, s1, [&](float &mine, int k, int column) {
+            each_state(s, [&](float &mine, int k, int column) {
                 mine = k == slab * SLAB + column ? 1.0f : 0.0f;
             });
         } else if (segment == 0) {
             const float *state =
                 op.state + ((int64_t)batch.slots[sequence] * op.heads + head) * size;
             const bool fresh = batch.contexts[sequence] == 0;
-            each_state(s0, s1, [&](float &mine, int k, int column) {
+            each_state(s, [&](float &mine, int k, int column) {
                 int64_t place = k * d_v + slab * SLAB + column;
                 float before = fresh ? 0.0f : state[place];
                 cut.entering[row * size + place] = before;
                 mine = forgotten < 0 ? before : 0.0f;
             });
         }
-        states_consume<D_K>(s0, s1, walk, shared, !across);
-        each_state(s0, s1, [&](float &mine, int k, int column) {
+        states_consume<D_K>(s, walk, shared, !across);
+        each_state(s, [&](float &mine, int k, int column) {
             if (!across) /* the segment after this one has the next row */
                 cut.entering[(row + op.heads) * size + k * d_v + slab * SLAB + column] = mine;
             else if (D_K % SLAB == 0 || slab * SLAB + column < D_K)
