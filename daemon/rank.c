@@ -358,6 +358,22 @@ static enum status prepare_stage(struct rank *rank, struct error *error)
     return status;
 }
 
+/* Decode steps of all sizes, so that none has to be recorded while requests wait: as many as a
+ * little time allows, the small ones first. */
+static enum status record_steps(struct rank *rank, struct error *error)
+{
+    const int64_t started = clock_now();
+    bool more = true;
+    enum status status = STATUS_OK;
+    int steps = 0;
+    for (; status == STATUS_OK && more && clock_now() < started + 4 * CLOCK_SECOND; steps += more)
+        status = stage_record(rank->stage, &more, error);
+    if (status == STATUS_OK && steps > 0)
+        log_info("recorded %d decode steps in %.1f s%s", steps,
+                 clock_seconds(clock_now() - started), more ? "; others are when they come" : "");
+    return status;
+}
+
 static enum status open_stage(const struct settings *settings, struct rank *rank,
                               struct error *error)
 {
@@ -379,7 +395,9 @@ static enum status open_stage(const struct settings *settings, struct rank *rank
         log_info("loaded %.2f GB of weights in %.1f s",
                  (double)rank->plan->rank[rank->fabric->rank].weight_bytes * 1e-9,
                  clock_seconds(clock_now() - started));
-    return status == STATUS_OK ? prepare_stage(rank, error) : status;
+    if (status == STATUS_OK)
+        status = prepare_stage(rank, error);
+    return status == STATUS_OK ? record_steps(rank, error) : status;
 }
 
 /* The least limit of all ranks makes the plan, and all agree on it. */

@@ -502,7 +502,8 @@ struct backend {
     bool (*ready)(struct device *, int lane); /* wait() would not wait */
     /* Between begin and end, entries are recorded instead of run; replay runs them again with the
      * memory and shapes they were recorded with (a CUDA graph). What was chosen from host fields of
-     * struct ragged (max_context) must hold for every replay. */
+     * struct ragged (max_context) must hold for every replay. recording_free may be called while
+     * replays are under way, which end as if it had not been (NULL is fine). */
     enum status (*record_begin)(struct device *);
     enum status (*record_end)(struct device *, struct recording **recording);
     enum status (*replay)(struct device *, const struct recording *recording);

@@ -126,11 +126,16 @@ void layout_weights(const struct plan *plan, const struct rank_plan *rank, struc
     }
 }
 
+uint64_t layout_slots(const struct plan *plan)
+{
+    return (uint64_t)plan->limits.max_num_seqs + 1;
+}
+
 void layout_state(const struct plan *plan, const struct rank_plan *rank, struct region *r,
                   struct stage_state *state)
 {
     const struct model_config *m = &plan->model;
-    uint64_t act = dtype_size(plan->activation), slots = (uint64_t)plan->limits.max_num_seqs;
+    uint64_t act = dtype_size(plan->activation), slots = layout_slots(plan);
     uint64_t heads = (uint64_t)span_size(rank->jet_heads);
     uint64_t kv = 2 * (uint64_t)span_size(rank->kv_heads) * (uint64_t)m->head_dim;
     for (int i = 0; i < span_size(rank->layers); i++) {
@@ -151,7 +156,7 @@ void layout_kv(const struct plan *plan, const struct rank_plan *rank, struct reg
                struct stage_state *state)
 {
     uint64_t per_token = 2 * (uint64_t)span_size(rank->kv_heads) * (uint64_t)plan->model.head_dim;
-    uint64_t tokens = plan->limits.kv_blocks * (uint64_t)plan->limits.block_tokens;
+    uint64_t tokens = (plan->limits.kv_blocks + 1) * (uint64_t)plan->limits.block_tokens;
     for (int i = 0; i < span_size(rank->layers); i++) {
         if (layout_layer(plan, rank, i) == LAYER_ATTN)
             state->layer[i].cache =
@@ -247,7 +252,7 @@ static void place_head(const struct plan *plan, const struct rank_plan *rank, st
     s->histogram = region_take(r, HEAD_TILE * HISTOGRAM_BINS, sizeof(uint32_t));
     s->entry = region_take(r, (uint64_t)shape.max_tokens, sizeof(struct count_entry));
     s->reset = region_take(r, (uint64_t)shape.max_sequences, sizeof(int32_t));
-    s->counts = region_take(r, (uint64_t)shape.slots * vocab, sizeof(uint32_t));
+    s->counts = region_take(r, layout_slots(plan) * vocab, sizeof(uint32_t));
 }
 
 uint64_t layout_meta(int sequences, int tokens)
@@ -258,7 +263,7 @@ uint64_t layout_meta(int sequences, int tokens)
 
 uint64_t layout_last(const struct plan *plan)
 {
-    return round_up((uint64_t)plan->limits.max_num_seqs * sizeof(int32_t), REGION_ALIGN);
+    return round_up(layout_slots(plan) * sizeof(int32_t), REGION_ALIGN);
 }
 
 uint64_t layout_returned(const struct plan *plan)
@@ -271,15 +276,15 @@ void layout_scratch(const struct plan *plan, const struct rank_plan *rank, struc
                     struct stage_scratch *s)
 {
     uint64_t tokens = (uint64_t)plan->limits.max_num_batched_tokens;
-    uint64_t sequences = (uint64_t)plan->limits.max_num_seqs;
+    uint64_t sequences = (uint64_t)plan->limits.max_num_seqs, slots = layout_slots(plan);
     s->meta = region_take(r, layout_meta((int)sequences, (int)tokens), sizeof(int32_t));
     s->ids = region_take(r, tokens, sizeof(int32_t));
-    s->last = region_take(r, sequences, sizeof(int32_t));
+    s->last = region_take(r, slots, sizeof(int32_t));
     if (rank->last)
         s->outcome = region_take(r, tokens, sizeof(struct sample_result));
     else if (rank->first)
         s->returned = region_take(r, (uint64_t)plan_depth(plan), layout_returned(plan));
-    s->table = region_take(r, sequences * (uint64_t)plan->max_blocks_per_sequence, sizeof(int32_t));
+    s->table = region_take(r, slots * (uint64_t)plan->max_blocks_per_sequence, sizeof(int32_t));
     s->remember_slots = region_take(r, tokens, sizeof(int32_t));
     s->remember_tokens = region_take(r, tokens, sizeof(int32_t));
     place_activations(plan, rank, r, s);

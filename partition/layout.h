@@ -14,6 +14,7 @@ enum {
     STEP_BIASES_PER_SEQUENCE = 1024,
     STEP_BANS_PER_SEQUENCE = 72, /* 64 of a request, 8 eos */
     HISTOGRAM_BINS = 256,
+    REPLAYS_MAX = 256, /* recorded shapes of decode steps */
 };
 
 struct region {
@@ -122,6 +123,8 @@ struct stage_scratch {
 uint64_t layout_last(const struct plan *plan);
 /* Bytes of both, with room for all rows. */
 uint64_t layout_returned(const struct plan *plan);
+/* State slots: one for each running sequence, and the idle one behind them (classes.c). */
+uint64_t layout_slots(const struct plan *plan);
 /* Integers of a step's packed arrays at most. */
 uint64_t layout_meta(int sequences, int tokens);
 
@@ -143,7 +146,7 @@ void layout_weights(const struct plan *plan, const struct rank_plan *rank, struc
                     struct stage_weights *weights);
 void layout_state(const struct plan *plan, const struct rank_plan *rank, struct region *region,
                   struct stage_state *state);
-/* Takes limits.kv_blocks for the number of blocks. */
+/* Takes limits.kv_blocks for the number of blocks; one more is behind them, for idle sequences. */
 void layout_kv(const struct plan *plan, const struct rank_plan *rank, struct region *region,
                struct stage_state *state);
 void layout_scratch(const struct plan *plan, const struct rank_plan *rank, struct region *region,

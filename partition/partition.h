@@ -191,6 +191,11 @@ void stage_close(struct stage *stage);
  * products are computed, for any number of tokens. *choices: how many it made. */
 enum status stage_prepare(struct stage *stage, int *choices, struct error *error);
 
+/* After stage_prepare and before the first step: records one more of the decode steps that are
+ * likely to come (CUDA graphs), by a step that concerns no request. *more: there are others; false
+ * at once where a stage cannot do so alone. */
+enum status stage_record(struct stage *stage, bool *more, struct error *error);
+
 enum { STAGE_DEPTH = 8 }; /* the most steps under way */
 
 /* Starts one step; every rank of the mesh calls it with the same bytes. Where the device works on

@@ -39,8 +39,8 @@ static void print_rank(const struct plan *plan, const struct rank_plan *rank, FI
     if (rank->first || rank->last)
         print_span(out, "vocabulary", rank->vocab);
     fprintf(out, "  %-12s %.1f MiB\n", "weights", mib(rank->weight_bytes));
-    fprintf(out, "  %-12s %.2f MiB a sequence x %d\n", "state", mib(rank->state_bytes_per_sequence),
-            plan->limits.max_num_seqs);
+    fprintf(out, "  %-12s %.2f MiB a sequence x %d, one of them idle\n", "state",
+            mib(rank->state_bytes_per_sequence), plan->limits.max_num_seqs + 1);
     fprintf(out, "  %-12s %" PRIu64 " bytes a token, %" PRIu64 " blocks of %d tokens: %.1f MiB\n",
             "KV", rank->kv_bytes_per_token, rank->kv_blocks, plan->limits.block_tokens, mib(kv));
     fprintf(out, "  %-12s %.1f MiB\n", "scratch", mib(rank->scratch_bytes));

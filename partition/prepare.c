@@ -1,5 +1,5 @@
 /* Before the first step: the back end is shown every product that a step may ask for, in the memory
- * that steps use. */
+ * that steps use; then decode steps that are likely to come are recorded. */
 #include <stdlib.h>
 
 #include "partition/head.h"
@@ -75,8 +75,39 @@ enum status stage_prepare(struct stage *stage, int *choices, struct error *error
     enum status status =
         stage->backend->gemm_prepare(stage->device, products.op, products.count, choices);
     free(products.op);
+    stage->settled = status == STATUS_OK && stage->plan->ranks == 1;
     if (status != STATUS_OK)
         error_set(error, status, "rank %d: choosing how products are computed: %s",
                   stage->rank->rank, status_name(status));
     return status;
+}
+
+/* Likely step `number`: of every class, one that needs nothing of sampling (greedy, or temperature
+ * 1), then one with a temperature and top-p; of the shortest context. false: there are no more. */
+static bool likely_step(struct stage *stage, int number, struct step *step)
+{
+    const struct step nothing = {.number = 0};
+    int most = stage->plan->limits.max_num_seqs, size = 1;
+    for (int i = 0; i < number / 2; i++) {
+        if (size == most)
+            return false;
+        size = class_of(size + 1, most);
+    }
+    *step = idle_fill(stage, &nothing, size, size);
+    if (number % 2 != 0) {
+        stage->idle.row[0].sample.temperature = 0.5f;
+        stage->idle.row[0].sample.top_p = 0.5f;
+    }
+    return true;
+}
+
+enum status stage_record(struct stage *stage, bool *more, struct error *error)
+{
+    struct step step;
+    *more = stage->settled && stage->replays != NULL && stage->likely < REPLAYS_MAX / 2 &&
+            likely_step(stage, stage->likely, &step);
+    if (!*more)
+        return STATUS_OK;
+    stage->likely++;
+    return stage_run(stage, &step, NULL, error);
 }

@@ -6,6 +6,8 @@ static enum status check_slot(const struct stage *stage, const struct step_seque
                               struct error *error)
 {
     const struct plan *plan = stage->plan;
+    if (s->slot == idle_slot(plan)) /* ours, not the step's; it has its block */
+        return STATUS_OK;
     if (s->context > 0 && s->context != stage->slot_length[s->slot])
         return error_set(error, STATUS_PEER_MISMATCH,
                          "step: slot %d continues at %d but holds %d tokens", s->slot, s->context,
@@ -26,6 +28,8 @@ static enum status check_slot(const struct stage *stage, const struct step_seque
 static enum status slot_extend(struct stage *stage, const struct step_sequence *s,
                                const int32_t *blocks)
 {
+    if (s->slot == idle_slot(stage->plan))
+        return STATUS_OK;
     if (s->context == 0)
         stage->slot_blocks[s->slot] = 0;
     int32_t *table = stage->scratch.table +

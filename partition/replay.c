@@ -1,11 +1,19 @@
 /* Recordings of decode steps (CUDA graphs): a step's device work depends on the host only through
- * its shape, so a step of a shape seen before is replayed in one call. The first step of a shape
- * runs as it is (it also lets the backend make its choices), the second is recorded. */
+ * its shape, so a step of a shape seen before is replayed in one call. Shapes are few: batch-size
+ * classes (classes.c), powers of two of context, what sampling needs.
+ *
+ * Where the back end has made its choices before the first step (stage_prepare), a shape is
+ * recorded when it is first seen. Elsewhere, and where a fabric may have to connect first, the
+ * first step of a shape runs as it is and the second is recorded.
+ *
+ * A recording takes memory on the device, which the plan keeps for REPLAYS_MAX of them
+ * (layout_recordings). When there are as many, the one that was used longest ago gives way: it may
+ * still be under way, which recording_free allows (kernels.h). */
 #include <stdlib.h>
 
 #include "partition/stage.h"
 
-enum { REPLAYS_MAX = 2048, CONTEXT_LEAST = 1024 };
+enum { CONTEXT_LEAST = 1024 };
 
 struct replay_key {
     int sequences, context, rows, needs;
@@ -14,10 +22,12 @@ struct replay_key {
 struct replay {
     struct replay_key key;
     struct recording *recording; /* NULL: seen once */
+    uint64_t used;               /* when: the number of uses before */
 };
 
 struct replays {
     int count;
+    uint64_t uses;
     struct replay replay[REPLAYS_MAX];
 };
 
@@ -26,7 +36,7 @@ enum status replays_create(struct stage *stage)
     if (stage->backend->record_begin == NULL)
         return STATUS_OK;
     stage->replays = calloc(1, sizeof *stage->replays);
-    return stage->replays != NULL ? STATUS_OK : STATUS_NO_MEMORY;
+    return stage->replays != NULL ? idle_create(stage) : STATUS_NO_MEMORY;
 }
 
 void replays_destroy(struct stage *stage)
@@ -37,6 +47,7 @@ void replays_destroy(struct stage *stage)
         if (stage->replays->replay[i].recording != NULL)
             stage->backend->recording_free(stage->device, stage->replays->replay[i].recording);
     free(stage->replays);
+    idle_destroy(stage);
 }
 
 int replay_context(const struct stage *stage, int context)
@@ -52,8 +63,8 @@ bool step_recordable(const struct stage *stage, const struct step *step)
 {
     const struct mesh *mesh = &stage->plan->mesh;
     bool alone = mesh->tensor == 1 && mesh->pipeline == 1;
-    return stage->replays != NULL && stage->batch.decodes == stage->batch.sequences &&
-           step->sequences > 0 && (alone || stage->fabric->streamed);
+    return stage->replays != NULL && step->tokens == step->sequences && step->sequences > 0 &&
+           (alone || stage->fabric->streamed);
 }
 
 static struct replay_key key_of(const struct stage *stage, const struct step *step)
@@ -81,6 +92,23 @@ static struct replay *replay_find(struct replays *replays, struct replay_key key
     return NULL;
 }
 
+/* A place for a shape that is new. */
+static struct replay *replay_add(struct stage *stage, struct replay_key key)
+{
+    struct replays *replays = stage->replays;
+    struct replay *oldest = &replays->replay[0];
+    if (replays->count < REPLAYS_MAX) {
+        oldest = &replays->replay[replays->count++];
+    } else {
+        for (int i = 1; i < replays->count; i++)
+            if (replays->replay[i].used < oldest->used)
+                oldest = &replays->replay[i];
+        stage->backend->recording_free(stage->device, oldest->recording);
+    }
+    *oldest = (struct replay){.key = key};
+    return oldest;
+}
+
 static enum status replay_record(struct stage *stage, const struct step *step,
                                  enum status (*part)(struct stage *, const struct step *),
                                  struct replay *replay)
@@ -94,14 +122,14 @@ static enum status replay_record(struct stage *stage, const struct step *step,
 enum status replay_run(struct stage *stage, const struct step *step,
                        enum status (*part)(struct stage *, const struct step *))
 {
-    struct replays *replays = stage->replays;
     struct replay_key key = key_of(stage, step);
-    struct replay *replay = replay_find(replays, key);
-    if (replay == NULL) {
-        if (replays->count < REPLAYS_MAX)
-            replays->replay[replays->count++] = (struct replay){.key = key};
+    struct replay *replay = replay_find(stage->replays, key);
+    bool seen = replay != NULL;
+    if (!seen)
+        replay = replay_add(stage, key);
+    replay->used = stage->replays->uses++;
+    if (!seen && !stage->settled)
         return part(stage, step);
-    }
     if (replay->recording == NULL)
         TRY(replay_record(stage, step, part, replay));
     return stage->backend->replay(stage->device, replay->recording);

@@ -125,6 +125,12 @@ static enum status step_run(struct stage *stage, const struct step *step, int in
 {
     if (step->tokens == 0)
         return STATUS_OK;
+    struct step filled;
+    bool recordable = step_recordable(stage, step);
+    if (recordable) {
+        filled = step_fill(stage, step);
+        step = &filled;
+    }
     TRY(ragged_upload(stage, step, error));
     if (stage->rank->first && results_streamed(stage))
         TRY(results_need(stage, step));
@@ -132,8 +138,7 @@ static enum status step_run(struct stage *stage, const struct step *step, int in
         TRY(tokens_count(stage, step));
         TRY(rows_upload(stage, step));
     }
-    TRY(step_recordable(stage, step) ? replay_run(stage, step, device_run)
-                                     : device_run(stage, step));
+    TRY(recordable ? replay_run(stage, step, device_run) : device_run(stage, step));
     return results_take(stage, step, index);
 }
 

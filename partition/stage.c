@@ -81,7 +81,7 @@ static enum status host_open(struct stage *stage, struct error *error)
 {
     struct step_shape shape;
     plan_step_shape(stage->plan, &shape);
-    size_t slots = (size_t)shape.slots, tokens = (size_t)shape.max_tokens;
+    size_t slots = (size_t)layout_slots(stage->plan), tokens = (size_t)shape.max_tokens;
     size_t rows = (size_t)shape.max_rows;
     stage->meta = calloc(layout_meta(shape.max_sequences, shape.max_tokens), sizeof *stage->meta);
     stage->slot_blocks = calloc(slots, sizeof *stage->slot_blocks);

@@ -19,7 +19,14 @@ struct lane {
 struct returns {
     uint64_t expected, arrived; /* how many; what arrived is in scratch.last */
     unsigned turn[STAGE_DEPTH]; /* by number % depth */
-    uint64_t *slot;             /* [slots] how many must have arrived for the newest token */
+    uint64_t *slot;             /* [layout_slots] how many must have arrived for the newest token */
+};
+
+/* Room for a step that is filled up to its class (classes.c). */
+struct idle {
+    struct step_sequence *sequence; /* [max_num_seqs] */
+    int32_t *token;                 /* [max_num_seqs] */
+    struct step_row *row;           /* [max rows] */
 };
 
 struct stage {
@@ -40,8 +47,8 @@ struct stage {
     const int32_t *source; /* [tokens] of the present step, device */
     /* host memory, all taken at open */
     int32_t *meta;             /* as scratch.meta */
-    int32_t *slot_blocks;      /* [slots] blocks in the slot's table */
-    int32_t *slot_length;      /* [slots] tokens of the slot's sequence so far */
+    int32_t *slot_blocks;      /* [layout_slots] blocks in the slot's table */
+    int32_t *slot_length;      /* [layout_slots] tokens of the slot's sequence so far */
     struct count_entry *entry; /* [tokens] */
     int32_t *reset;            /* [sequences] */
     int32_t *pairs;            /* [2 * rows] slots, then tokens to remember; row indices before */
@@ -50,7 +57,10 @@ struct stage {
     struct lane lane[STAGE_DEPTH];
     int first_lane, lanes; /* oldest under way, how many */
     struct returns returns;
+    int likely;              /* stage_record's next */
+    bool settled;            /* stage_prepare made all choices that a step alone here may ask for */
     struct replays *replays; /* NULL: the backend does not record */
+    struct idle idle;        /* where it does */
 };
 
 /* `elements` of the activation dtype behind `base`. */
@@ -84,11 +94,23 @@ enum status output_run(struct stage *stage, const void *weight, int depth);
 /* Sums delta over the tensor ranks. */
 enum status stage_reduce(struct stage *stage, void *data, uint64_t count);
 
+/* classes.c: the size of the class that a count belongs to, at most `most` (>= count); pure. */
+int class_of(int count, int most);
+/* The slot that no request is given. */
+int idle_slot(const struct plan *plan);
+enum status idle_create(struct stage *stage);
+void idle_destroy(struct stage *stage);
+/* A recordable step with idle sequences and rows up to its classes. What it leads to is the stage's
+ * and holds until the next call. */
+struct step step_fill(struct stage *stage, const struct step *step);
+/* The same up to these numbers. */
+struct step idle_fill(struct stage *stage, const struct step *step, int sequences, int rows);
+
 /* replay.c: runs `part` for the step, from a recording of the same shape where there is one. Only
- * for steps whose sequences all have one new token. */
+ * for recordable steps, filled up to their class. */
 enum status replays_create(struct stage *stage);
 void replays_destroy(struct stage *stage);
-/* Whether a step's device work may be recorded: no host in between. */
+/* Whether a step's device work may be recorded: one new token a sequence, no host in between. */
 bool step_recordable(const struct stage *stage, const struct step *step);
 enum status replay_run(struct stage *stage, const struct step *step,
                        enum status (*part)(struct stage *, const struct step *));

@@ -97,6 +97,7 @@ enum status device_replay(struct device *device, const struct recording *recordi
     return status;
 }
 
+/* A graph that is in flight is freed by the driver when it completes (cuGraphExecDestroy). */
 void device_recording_free(struct device *device, struct recording *recording)
 {
     if (recording == NULL)

@@ -41,9 +41,12 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
     struct error error = {0};
     struct model_config config;
     struct checkpoint *checkpoint;
-    /* odd sizes on purpose: blocks that chunks straddle, fewer slots than tokens */
-    struct limits limits = {
-        .max_model_len = 400, .max_num_seqs = 6, .max_num_batched_tokens = 320, .block_tokens = 16};
+    /* odd sizes on purpose: blocks that chunks straddle, fewer slots than tokens, no whole number
+     * of batch-size classes */
+    struct limits limits = {.max_model_len = 400,
+                            .max_num_seqs = RIG_SLOTS,
+                            .max_num_batched_tokens = 320,
+                            .block_tokens = 16};
     rig->fixture = fixture;
     rig->fabric = fabric;
     rig->backend = rig_backend != NULL ? rig_backend : backend_find("cpu");
@@ -54,7 +57,7 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
     struct device_options device = {.ordinal = rig_ordinal,
                                     .threads = 1,
                                     .max_tokens = limits.max_num_batched_tokens,
-                                    .max_sequences = 6,
+                                    .max_sequences = RIG_SLOTS,
                                     .batch_invariant = rig_invariant};
     need(rig->backend->open(&device, &rig->device, &error), &error, "device");
     struct fabric_memory memory = {rig->backend, rig->device};
@@ -74,6 +77,8 @@ struct rig *rig_open(struct fixture *fixture, struct mesh mesh, struct fabric *f
     int choices;
     need(stage_open(&options, &rig->stage, &error), &error, "stage");
     need(stage_prepare(rig->stage, &choices, &error), &error, "prepare");
+    for (bool more = true; more;)
+        need(stage_record(rig->stage, &more, &error), &error, "record");
     checkpoint_close(checkpoint);
     plan_step_shape(rig->plan, &rig->shape);
     rig->builder = step_builder_create(&rig->shape);

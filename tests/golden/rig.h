@@ -6,6 +6,8 @@
 #include "partition/partition.h"
 #include "tests/golden/fixture.h"
 
+enum { RIG_SLOTS = 20 };
+
 struct rig {
     struct fixture *fixture;
     struct plan *plan;

@@ -209,13 +209,19 @@ static void run_alone(struct rig *rig, int slot, const struct chunks *chunks, st
     }
 }
 
-/* Greedy tokens under penalties, which must know nothing of who had the slot before. */
-static void run_counted(struct rig *rig, struct trace *trace)
+static struct feed feed_counted(int slot)
 {
-    struct feed feed = feed_make(3);
+    struct feed feed = feed_make(slot);
     feed.counted = true;
     feed.sample.flags = SAMPLE_COUNTED;
     feed.sample.presence = feed.sample.frequency = 1.5f;
+    return feed;
+}
+
+/* Greedy tokens under penalties, which must know nothing of who had the slot before. */
+static void run_counted(struct rig *rig, struct trace *trace)
+{
+    struct feed feed = feed_counted(3);
     trace->rows = 0;
     run_prompt(rig, &feed, NULL, false, trace);
     for (int i = 0; i < DECODES; i++) {
@@ -286,6 +292,78 @@ void scenario_invariance(struct rig *rig, void *unused)
     run_counted(rig, &whole);
     run_counted(rig, &other);
     trace_compare(rig, "in a slot with old counts", &whole, &other);
+}
+
+/* ---- batch-size classes ---------------------------------------------------------------------- */
+
+/* A step in which the first `size` feeds decode, each against the trace of one that was alone. */
+static void run_size(struct rig *rig, struct feed *feeds, int size, const struct trace *plain,
+                     const struct trace *counted)
+{
+    enum { UNTOUCHED = -77 };
+    int first = rig->fixture->prompt_count;
+    rig_begin(rig);
+    for (int i = 0; i < size; i++)
+        add_decode(rig, &feeds[i]);
+    rig->results[size].token = UNTOUCHED;
+    rig_run(rig);
+    for (int i = 0; i < size; i++) {
+        const struct trace *alone = feeds[i].counted ? counted : plain;
+        const struct sample_result *result = &rig->results[i];
+        int row = feeds[i].position - 1;
+        if (result->token != alone->token[row] || result->tops != 5 ||
+            memcmp(&result->logprob, &alone->logprob[row], sizeof result->logprob) != 0)
+            rig_fail(rig, "%d decode, %d after the prompt: slot %d gave %d (%a), alone %d (%a)",
+                     size, row - first, i, result->token, (double)result->logprob,
+                     alone->token[row], (double)alone->logprob[row]);
+    }
+    if (rig->results[size].token != UNTOUCHED)
+        rig_fail(rig, "%d decode: a row more came", size);
+}
+
+void scenario_classes(struct rig *rig, void *unused)
+{
+    static const int sizes[DECODES] = {9, 17, 20, 3, 12, 10, 18, 9, 1, 19, 9, 17};
+    struct trace plain, counted;
+    struct feed feeds[RIG_SLOTS];
+    (void)unused;
+    run_alone(rig, 7, NULL, &plain);
+    run_counted(rig, &counted);
+    for (int i = 0; i < RIG_SLOTS; i++) {
+        feeds[i] = i % 2 ? feed_counted(i) : feed_make(i);
+        run_prompt(rig, &feeds[i], NULL, false, NULL);
+    }
+    for (int i = 0; i < DECODES; i++)
+        run_size(rig, feeds, sizes[i], &plain, &counted);
+}
+
+void scenario_shapes(struct rig *rig, void *unused)
+{
+    struct feed feeds[9];
+    struct trace plain;
+    (void)unused;
+    run_alone(rig, 11, NULL, &plain);
+    for (int rows = 1; rows <= 80; rows += rows < 8 ? 1 : 8) {
+        for (int how = 0; how < 2 * 9; how++) {
+            int size = how / 2 + 1;
+            rig_begin(rig);
+            for (int i = 0; i < size; i++) {
+                feeds[i] = feed_make(i); /* anew: one token, whatever the slot held */
+                add_sequence(rig, &feeds[i], 1, rig->fixture->prompt);
+            }
+            for (int i = 0; i < rows; i++) {
+                struct sample_row sample = feeds[0].sample;
+                sample.target = rig->fixture->prompt[1];
+                sample.tops = how % 2;
+                add_row(rig, 0, sample);
+            }
+            rig_run(rig);
+            for (int i = 0; i < rows; i++)
+                if (memcmp(&rig->results[i].logprob, &plain.logprob[0], sizeof(float)) != 0)
+                    rig_fail(rig, "%d decode, %d rows: row %d is %a, alone it was %a", size, rows,
+                             i, (double)rig->results[i].logprob, (double)plain.logprob[0]);
+        }
+    }
 }
 
 /* ---- sampling ------------------------------------------------------------------------------- */

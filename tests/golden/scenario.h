@@ -25,6 +25,13 @@ void scenario_golden(struct rig *rig, void *chunks);
 /* The same sequence alone in whatever chunks, and among others: the same bits. */
 void scenario_invariance(struct rig *rig, void *unused);
 
+/* Decode steps of many sizes, every other sequence with counts and penalties: each sequence has the
+ * bits that it has alone, and no more rows come than were asked for. */
+void scenario_classes(struct rig *rig, void *unused);
+
+/* More shapes of decode steps than are kept recorded. */
+void scenario_shapes(struct rig *rig, void *unused);
+
 /* Sampled tokens of several seeded requests into a trace: the same on every mesh. */
 void scenario_sampling(struct rig *rig, void *trace);
 

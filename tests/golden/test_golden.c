@@ -5,9 +5,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
+#include "partition/stage.h"
+#include "tests/golden/recorder.h"
 #include "tests/golden/scenario.h"
 
 static const char *const folders[] = {JETD_TEST_DATA "/fixtures/tiny-f32",
@@ -181,6 +184,52 @@ static void steps_ask_for_prepared_products_alone(void **state)
     rig_backend = NULL;
 }
 
+/* Whatever the pools hold, NaN even, is nothing to a new sequence, an idle one included. */
+static void spoil(struct stage *stage)
+{
+    struct region state = {0}, kv = {0};
+    struct stage_state places;
+    layout_state(stage->plan, stage->rank, &state, &places);
+    layout_kv(stage->plan, stage->rank, &kv, &places);
+    memset(stage->memory[1], 0xff, state.used);
+    memset(stage->memory[2], 0xff, kv.used);
+}
+
+static void spoiled_classes(struct rig *rig, void *unused)
+{
+    spoil(rig->stage);
+    scenario_classes(rig, unused);
+}
+
+static void check_recorded(bool prepares, void (*scenario)(struct rig *, void *), int least,
+                           int most)
+{
+    rig_backend = recorder_open(prepares);
+    struct fixture *fixture = fixture_open(folders[0]);
+    assert_int_equal(rig_threads(fixture, meshes[0], scenario, NULL), 0);
+    assert_in_range(recorder.recorded, least, most);
+    assert_int_equal(recorder.freed, recorder.recorded);
+    fixture_close(fixture);
+    rig_backend = NULL;
+}
+
+/* Before the first step: two of each of the ten sizes. Then of 1 (with and without penalties), 3,
+ * 16 and 20 sequences, with the best ids, which were not thought likely. */
+static void few_recordings_serve_every_size(void **state)
+{
+    (void)state;
+    check_recorded(true, spoiled_classes, 20 + 5, 20 + 5);
+    int replays = recorder.replayed;
+    check_recorded(false, spoiled_classes, 4, 4); /* 3 came once */
+    assert_int_equal(recorder.replayed, replays - 20 - 5);
+}
+
+static void recordings_give_way(void **state)
+{
+    (void)state;
+    check_recorded(true, scenario_shapes, REPLAYS_MAX + 1, 10 * REPLAYS_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,6 +241,8 @@ int main(void)
         cmocka_unit_test(draws_follow_the_formulas),
         cmocka_unit_test(one_bad_row_harms_no_other),
         cmocka_unit_test(steps_ask_for_prepared_products_alone),
+        cmocka_unit_test(few_recordings_serve_every_size),
+        cmocka_unit_test(recordings_give_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

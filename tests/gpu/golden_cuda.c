@@ -23,7 +23,9 @@ static int fixture_run(const char *data, const char *name)
     int cut = rig_threads(fixture, alone, scenario_golden, &chunks);
     rig_invariant = true;
     int invariant = rig_threads(fixture, alone, scenario_golden, &chunks);
-    int same = rig_threads(fixture, alone, scenario_invariance, NULL);
+    int same = rig_threads(fixture, alone, scenario_invariance, NULL) +
+               rig_threads(fixture, alone, scenario_classes, NULL) +
+               rig_threads(fixture, alone, scenario_shapes, NULL);
     printf("golden %s: %d whole, %d in chunks, %d batch-invariant, %d bits\n", name, whole, cut,
            invariant, same);
     fixture_close(fixture);
