@@ -363,14 +363,18 @@ static enum status prepare_stage(struct rank *rank, struct error *error)
 static enum status record_steps(struct rank *rank, struct error *error)
 {
     const int64_t started = clock_now();
+    size_t before, after, total;
     bool more = true;
-    enum status status = STATUS_OK;
     int steps = 0;
+    enum status status = rank->backend->memory(rank->device, &before, &total);
     for (; status == STATUS_OK && more && clock_now() < started + 4 * CLOCK_SECOND; steps += more)
         status = stage_record(rank->stage, &more, error);
+    if (status == STATUS_OK)
+        status = rank->backend->memory(rank->device, &after, &total);
     if (status == STATUS_OK && steps > 0)
-        log_info("recorded %d decode steps in %.1f s%s", steps,
-                 clock_seconds(clock_now() - started), more ? "; others are when they come" : "");
+        log_info("recorded %d decode steps in %.1f s and %.1f MiB%s", steps,
+                 clock_seconds(clock_now() - started), ((double)before - (double)after) / (1 << 20),
+                 more ? "; others when they come" : "");
     return status;
 }
 

@@ -123,6 +123,8 @@ struct stage_scratch {
 uint64_t layout_last(const struct plan *plan);
 /* Bytes of both, with room for all rows. */
 uint64_t layout_returned(const struct plan *plan);
+/* Device memory that the back end takes for REPLAYS_MAX recorded steps, at most. */
+uint64_t layout_recordings(const struct plan *plan, const struct rank_plan *rank);
 /* State slots: one for each running sequence, and the idle one behind them (classes.c). */
 uint64_t layout_slots(const struct plan *plan);
 /* Integers of a step's packed arrays at most. */

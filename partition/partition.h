@@ -113,7 +113,7 @@ struct limits {
     int block_tokens;           /* tokens of one KV block; 64 */
     uint64_t kv_blocks;         /* 0: as many as memory_bytes leaves, at most what
                                    max_num_seqs x max_model_len can use */
-    uint64_t memory_bytes;      /* of one rank for weights, state, KV and scratch; 0: no limit */
+    uint64_t memory_bytes;      /* of one rank, for all that total_bytes counts; 0: no limit */
 };
 
 struct span {
@@ -138,6 +138,7 @@ struct rank_plan {
     bool first, last;                        /* pipeline stage: embeds, makes logits */
     int jet_layers, attn_layers, swa_layers; /* in `layers` */
     uint64_t weight_bytes, scratch_bytes;
+    uint64_t recording_bytes;          /* of decode steps, which the back end takes as it goes */
     uint64_t state_bytes_per_sequence; /* recurrent, conv rows and rings */
     uint64_t kv_bytes_per_token;
     uint64_t kv_blocks; /* the same number on every rank */

@@ -180,7 +180,7 @@ static enum status check_counted(const struct plan *plan, const struct rank_plan
                      l->kv_blocks, l->block_tokens);
 }
 
-/* Bytes of the four regions with the plan's present kv_blocks. */
+/* Bytes of the four regions and of recordings with the plan's present kv_blocks. */
 static enum status rank_weigh(const struct plan *plan, struct rank_plan *rank, struct error *error)
 {
     union {
@@ -198,9 +198,11 @@ static enum status rank_weigh(const struct plan *plan, struct rank_plan *rank, s
     free(places);
     rank->weight_bytes = weights.used;
     rank->scratch_bytes = scratch.used;
+    rank->recording_bytes = layout_recordings(plan, rank);
     rank->kv_blocks = plan->limits.kv_blocks;
     rank->total_bytes = saturated_add(saturated_add(weights.used, state.used),
                                       saturated_add(kv.used, scratch.used));
+    rank->total_bytes = saturated_add(rank->total_bytes, rank->recording_bytes);
     return check_counted(plan, rank, &state, &kv, error);
 }
 
@@ -222,12 +224,13 @@ static enum status check_fits(const struct plan *plan, const struct rank_plan *r
         return STATUS_OK;
     return error_set(error, STATUS_CONFIG,
                      "rank %d needs %" PRIu64 " bytes (weights %" PRIu64 ", scratch %" PRIu64
-                     " for %d tokens a step, %d sequences x %" PRIu64 " of state, %" PRIu64
-                     " KV blocks) but memory_bytes is %" PRIu64
+                     " for %d tokens a step, recordings %" PRIu64 ", %d sequences x %" PRIu64
+                     " of state, %" PRIu64 " KV blocks) but memory_bytes is %" PRIu64
                      ": lower max_num_seqs or max_num_batched_tokens, or use more ranks",
                      rank->rank, rank->total_bytes, rank->weight_bytes, rank->scratch_bytes,
-                     plan->limits.max_num_batched_tokens, plan->limits.max_num_seqs,
-                     rank->state_bytes_per_sequence, rank->kv_blocks, plan->limits.memory_bytes);
+                     plan->limits.max_num_batched_tokens, rank->recording_bytes,
+                     plan->limits.max_num_seqs, rank->state_bytes_per_sequence, rank->kv_blocks,
+                     plan->limits.memory_bytes);
 }
 
 /* As many blocks as memory leaves on the poorest rank, at most what sequences can use. A model

@@ -29,7 +29,8 @@ static void mix_rank(uint64_t *digest, const struct rank_plan *r)
 {
     MIX(r->rank), MIX(r->at), MIX(r->layers), MIX(r->jet_heads), MIX(r->q_heads);
     MIX(r->kv_heads), MIX(r->group), MIX(r->group_offset), MIX(r->columns), MIX(r->vocab);
-    MIX(r->weight_bytes), MIX(r->scratch_bytes), MIX(r->state_bytes_per_sequence);
+    MIX(r->weight_bytes), MIX(r->scratch_bytes), MIX(r->recording_bytes),
+        MIX(r->state_bytes_per_sequence);
     MIX(r->kv_bytes_per_token), MIX(r->kv_blocks), MIX(r->total_bytes);
 }
 

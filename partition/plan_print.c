@@ -44,6 +44,8 @@ static void print_rank(const struct plan *plan, const struct rank_plan *rank, FI
     fprintf(out, "  %-12s %" PRIu64 " bytes a token, %" PRIu64 " blocks of %d tokens: %.1f MiB\n",
             "KV", rank->kv_bytes_per_token, rank->kv_blocks, plan->limits.block_tokens, mib(kv));
     fprintf(out, "  %-12s %.1f MiB\n", "scratch", mib(rank->scratch_bytes));
+    if (rank->recording_bytes > 0)
+        fprintf(out, "  %-12s %.1f MiB\n", "recordings", mib(rank->recording_bytes));
     fprintf(out, "  %-12s %.1f MiB\n", "total", mib(rank->total_bytes));
 }
 

@@ -35,9 +35,10 @@ static enum status memory_open(struct stage *stage, struct error *error)
     struct region state = {0}, kv = {0}, placed;
     layout_state(plan, rank, &state, &stage->state);
     layout_kv(plan, rank, &kv, &stage->state);
-    uint64_t planned = rank->weight_bytes + state.used + kv.used + rank->scratch_bytes;
+    uint64_t planned =
+        rank->weight_bytes + state.used + kv.used + rank->scratch_bytes + rank->recording_bytes;
     if (planned != rank->total_bytes)
-        return error_set(error, STATUS_INTERNAL, "plan counts %llu bytes, its regions %llu",
+        return error_set(error, STATUS_INTERNAL, "plan counts %llu bytes, its parts %llu",
                          (unsigned long long)rank->total_bytes, (unsigned long long)planned);
     TRY(region_create(stage, 0, rank->weight_bytes, "weights", &placed, error));
     layout_weights(plan, rank, &placed, &stage->weights);

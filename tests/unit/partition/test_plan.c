@@ -211,7 +211,8 @@ static void memory_is_shared(void **state)
         /* one of each more than can be asked for: for idle sequences */
         uint64_t kv = (rank->kv_blocks + 1) * 64 * rank->kv_bytes_per_token;
         uint64_t state_bytes = (16 + 1) * rank->state_bytes_per_sequence;
-        uint64_t parts = rank->weight_bytes + rank->scratch_bytes + kv + state_bytes;
+        uint64_t parts =
+            rank->weight_bytes + rank->scratch_bytes + rank->recording_bytes + kv + state_bytes;
         assert_true(rank->total_bytes >= parts);
         assert_true(rank->total_bytes < parts + 64 * 1024); /* alignment */
     }
