@@ -147,6 +147,34 @@ static void threads_do_not_change_the_bits(void **state)
     cpu->close(team);
 }
 
+/* Freed while the device has milliseconds of replays before it: they end as they would have. */
+static void a_recording_may_go_while_it_replays(void **state)
+{
+    enum { ROWS = 8192, COLUMNS = 2048, ADDITIONS = 50, REPLAYS = 4 };
+    const size_t count = (size_t)ROWS * COLUMNS;
+    struct recording *recording;
+    (void)state;
+    if (h.backend->record_begin == NULL)
+        skip();
+    float *ones = host_memory(count, sizeof *ones);
+    for (size_t i = 0; i < count; i++)
+        ones[i] = 1.0f;
+    void *zeros = put(host_memory(count, sizeof(float)), count);
+    struct rms_norm_op add = {
+        .rows = ROWS, .columns = COLUMNS, .x = zeros, .delta = put(ones, count)};
+    MUST(h.backend->record_begin(h.device));
+    for (int i = 0; i < ADDITIONS; i++)
+        MUST(h.backend->rms_norm(h.device, &add));
+    MUST(h.backend->record_end(h.device, &recording));
+    for (int i = 0; i < REPLAYS; i++)
+        MUST(h.backend->replay(h.device, recording));
+    h.backend->recording_free(h.device, recording);
+    float *got = get(zeros, count);
+    for (size_t i = 0; i < count; i++)
+        assert_true(got[i] == ADDITIONS * REPLAYS);
+    h.backend->recording_free(h.device, NULL);
+}
+
 #define TEST(name) cmocka_unit_test_teardown(name, harness_sweep)
 
 int main(void)
@@ -155,6 +183,7 @@ int main(void)
         TEST(tables_are_found_by_name),
         TEST(opening_fails_with_a_reason),
         TEST(memory_is_zeroed_aligned_and_copied),
+        TEST(a_recording_may_go_while_it_replays),
         TEST(empty_operations_do_nothing),
         TEST(the_form_of_the_delta_rule),
         TEST(a_team_visits_every_unit_once),
