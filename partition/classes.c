@@ -12,10 +12,14 @@
 
 #include "partition/stage.h"
 
-/* Exact while a sequence more costs as little as an idle one; then steps of about an eighth. */
+/* Exact where a sequence more is felt; then steps of an eighth to a quarter of the count, of less
+ * for large ones: a step that is filled up costs nearly what its class costs. */
 int class_of(int count, int most)
 {
-    int unit = count <= 8 ? 1 : count <= 64 ? 8 : count <= 256 ? 16 : count <= 1024 ? 32 : 64;
+    int unit = 1;
+    while (unit < 16 && count > 8 * unit)
+        unit *= 2;
+    unit = count <= 256 ? unit : count <= 1024 ? 32 : 64;
     int size = (count + unit - 1) / unit * unit;
     return size < most ? size : most;
 }

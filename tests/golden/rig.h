@@ -6,7 +6,7 @@
 #include "partition/partition.h"
 #include "tests/golden/fixture.h"
 
-enum { RIG_SLOTS = 20 };
+enum { RIG_SLOTS = 19 };
 
 struct rig {
     struct fixture *fixture;

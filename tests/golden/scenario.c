@@ -323,7 +323,7 @@ static void run_size(struct rig *rig, struct feed *feeds, int size, const struct
 
 void scenario_classes(struct rig *rig, void *unused)
 {
-    static const int sizes[DECODES] = {9, 17, 20, 3, 12, 10, 18, 9, 1, 19, 9, 17};
+    static const int sizes[DECODES] = {9, 17, 19, 3, 12, 10, 18, 9, 1, 19, 9, 17};
     struct trace plain, counted;
     struct feed feeds[RIG_SLOTS];
     (void)unused;
