@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/gemm_tile.h"
+
 enum { CANDIDATES = 8, CANDIDATES_FEW = 24, ROUNDS = 3, WORKSPACE = 32 << 20 };
 /* Few rows: the product is a stream of weights, and choices differ by how they cover its start and
  * end. */
@@ -372,6 +374,8 @@ enum status cuda_gemm(struct device *device, const struct gemm_op *op)
     enum status status = device_enter(device);
     if (status != STATUS_OK || op->rows == 0 || op->columns == 0)
         return status;
+    if (device->options.batch_invariant && gemm_tile_fits(op))
+        return gemm_tile(device, op);
     if (!library_fits(device, op))
         return gemm_own(device, op);
     bool made, ran = false;

@@ -1,6 +1,6 @@
-/* A matrix product of our own: for shapes and alignments that the library refuses, and for
- * batch-invariant runs, since every row is summed in the same order whatever the batch. Tiles of
- * 64 x 64, 32 deep, four warps of 32 x 32. */
+/* A matrix product of our own for shapes and alignments that neither the library nor our large
+ * tiles (gemm_tile.cuh) take. Every row is summed in the same order whatever the batch. Tiles of 64
+ * x 64, 32 deep, four warps of 32 x 32. */
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tensor.cuh"

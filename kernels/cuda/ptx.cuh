@@ -135,6 +135,14 @@ __device__ static inline void barrier_expect(uint32_t barrier, int bytes)
                  : "memory");
 }
 
+/* Only makes the phase wait for them. */
+__device__ static inline void barrier_expect_only(uint32_t barrier, int bytes)
+{
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;\n" ::"r"(barrier),
+                 "r"(bytes)
+                 : "memory");
+}
+
 __device__ static inline void barrier_wait(uint32_t barrier, int parity)
 {
     uint32_t done = 0;
@@ -221,6 +229,62 @@ __device__ static inline void copy_out(void *to, uint32_t from, int bytes)
 __device__ static inline void copy_out_wait()
 {
     asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");
+}
+
+/* ---- clusters: blocks that share boxes ----------------------------------------------------- */
+
+__device__ static inline int cluster_rank()
+{
+    uint32_t rank;
+    asm("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+    return (int)rank;
+}
+
+/* Every thread of every block of the cluster. */
+__device__ static inline void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;\n" ::: "memory");
+}
+
+/* Arrives at block `rank`'s barrier of the same address. Of no wider scope than the block: enough
+ * for what this thread has read, and a wider one would wait for all its writes to be seen. */
+__device__ static inline void barrier_arrive_at(uint32_t barrier, int rank)
+{
+    asm volatile("{\n.reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+
+/* copy_box into the same place of every block in `mask`; each one's barrier counts it. */
+__device__ static inline void copy_box_shared(uint32_t to, const void *map, int x, int y,
+                                              uint32_t barrier, int mask)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"((uint16_t)mask)
+                 : "memory");
+}
+
+/* Boxes of a map of five dimensions at (x, 0, y, 0, 0). */
+__device__ static inline void copy_box5_shared(uint32_t to, const void *map, int x, int y,
+                                               uint32_t barrier, int mask)
+{
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%2, %3, %4, %3, %3}], [%5], %6;\n" ::"r"(to),
+                 "l"(map), "r"(x), "r"(0), "r"(y), "r"(barrier), "h"((uint16_t)mask)
+                 : "memory");
+}
+
+/* A box of a map of three dimensions. */
+__device__ static inline void copy_box3(uint32_t to, const void *map, int x, int y, int z,
+                                        uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3, %4}], [%5];\n" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
+                 : "memory");
 }
 
 #endif

@@ -11,4 +11,14 @@
 enum status tensor_map_rows(CUtensorMap *map, const void *data, int64_t rows, int columns,
                             int64_t pitch, int box_rows);
 
+/* bf16 of up to five dimensions, the contiguous one first. */
+struct tensor_shape {
+    int rank;
+    cuuint64_t extents[5];
+    cuuint64_t pitches[4]; /* bytes from one to the next in dimensions 1 .. rank - 1 */
+    cuuint32_t box[5];
+    bool swizzled; /* as wgmma reads it: box[0] is 64; else boxes are packed */
+};
+enum status tensor_map_make(CUtensorMap *map, const void *data, const struct tensor_shape *shape);
+
 #endif

@@ -55,6 +55,7 @@ int harness_open(void **state)
         return -1;
     }
     h.exact = h.backend->activation == DTYPE_F32;
+    h.invariant = h.exact || options.batch_invariant;
     return 0;
 }
 

@@ -19,6 +19,7 @@ struct harness {
     const struct backend *backend;
     struct device *device;
     bool exact;      /* fp32 and bit-stable: the cpu */
+    bool invariant;  /* a row has the same bits in any batch: the cpu, and others when asked */
     void *kept[512]; /* device memory */
     int kept_count;
     void *host[512];
