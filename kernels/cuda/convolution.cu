@@ -199,10 +199,15 @@ enum status convolution_from(struct device *device, const struct convolution_op 
         convolution_any_kernel<<<dim3(tokens, blocks_for(channels, 128)), 128, 0, device->stream>>>(
             *op, *op->batch, bias, from);
     enum status status = launch_check("convolution");
-    if (status != STATUS_OK || op->taps == 1)
-        return status;
-    convolution_rows_kernel<<<dim3(blocks_for(channels, 128), op->batch->sequences - sequence), 128,
-                              0, device->stream>>>(*op, *op->batch, sequence);
+    return status == STATUS_OK ? convolution_carry(device, op, sequence) : status;
+}
+
+enum status convolution_carry(struct device *device, const struct convolution_op *op, int sequence)
+{
+    if (op->taps == 1)
+        return STATUS_OK;
+    convolution_rows_kernel<<<dim3(blocks_for(op->channels, 128), op->batch->sequences - sequence),
+                              128, 0, device->stream>>>(*op, *op->batch, sequence);
     return launch_check("convolution rows");
 }
 

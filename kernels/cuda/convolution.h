@@ -8,5 +8,7 @@
  * every token's kernels; NULL: none. */
 enum status convolution_from(struct device *device, const struct convolution_op *op,
                              const float *bias, int sequence);
+/* Only what it leaves behind: the last taps - 1 inputs of each sequence, into `rows`. */
+enum status convolution_carry(struct device *device, const struct convolution_op *op, int sequence);
 
 #endif

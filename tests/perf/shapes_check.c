@@ -376,9 +376,9 @@ static void check_delta(const char *name, const struct sequence *sequences, int 
 }
 
 static void check_mixer(const char *name, const struct sequence *sequences, int count, int heads,
-                        int d_k)
+                        int d_k, int generator)
 {
-    enum { D_V = 256, TAPS = 4, GENERATOR = 64 };
+    enum { D_V = 256, TAPS = 4 };
     struct batch batch;
     batch_make(&batch, sequences, count);
     int keys = heads * d_k, values = heads * D_V;
@@ -386,19 +386,19 @@ static void check_mixer(const char *name, const struct sequence *sequences, int 
                               .d_k = d_k,
                               .d_v = D_V,
                               .taps = TAPS,
-                              .generator = GENERATOR,
+                              .generator = generator,
                               .head_epsilon = 1e-6f,
                               .norm_epsilon = 1e-5f,
                               .k_at = keys,
                               .v_at = 2 * keys,
                               .gate_at = 2 * keys + values,
                               .w1_at = 2 * keys + 2 * values,
-                              .a_at = 2 * keys + 2 * values + GENERATOR,
-                              .b_at = 2 * keys + 2 * values + GENERATOR + heads};
+                              .a_at = 2 * keys + 2 * values + generator,
+                              .b_at = 2 * keys + 2 * values + generator + heads};
     op.ld_projected = (op.b_at + heads + 7) / 8 * 8;
     size_t tokens = (size_t)batch.tokens;
     struct twin projected = random_twin(tokens * (size_t)op.ld_projected, 1.0, 0.2, false);
-    struct twin w2 = random_twin((size_t)(values * TAPS * GENERATOR), 0.1, 0.0, false);
+    struct twin w2 = random_twin((size_t)(values * TAPS * generator), 0.1, 0.0, false);
     struct twin w2_bias = random_twin((size_t)(values * TAPS), 0.3, 0.2, true);
     struct twin a_log = random_twin((size_t)heads, 0.5, 0.0, true);
     struct twin dt_bias = random_twin((size_t)heads, 0.5, -1.0, true);
@@ -467,8 +467,9 @@ static void check_all(void)
                                               {64, 1}, {700, 1}, {2500, 1}};
     static const struct sequence ragged[] = {{5, 1},    {300, 1},  {0, 300}, {100, 129},
                                              {1000, 2}, {64, 200}, {63, 64}, {0, 65}};
+    static const struct sequence prompts[] = {{0, 385}, {2, 1}, {9, 130}, {0, 3}};
     static const struct sequence chunks[] = {{0, 64}, {10, 200}, {0, 5}, {3, 65}, {7, 1}};
-    static const struct sequence prompts[] = {{7, 1}, {500, 2000}, {0, 70}, {0, 1025}, {64, 3001}};
+    static const struct sequence mixed[] = {{7, 1}, {500, 2000}, {0, 70}, {0, 1025}, {64, 3001}};
 
     check_attention("attention decode, 16 heads", decodes, 6, 16, 0);
     check_attention("attention decode, 12 heads", decodes, 6, 12, 0);
@@ -480,21 +481,51 @@ static void check_all(void)
     check_delta("delta, d_k 128", chunks, 5, 3, 128, 0.0);
     check_delta("delta, d_k 128, slow decay", chunks, 5, 3, 128, -7.0);
     check_delta("delta, d_k 96", chunks, 5, 2, 96, -2.0);
-    check_delta("delta in segments, d_k 128", prompts, 5, 2, 128, 0.0);
-    check_delta("delta in segments, d_k 128, slow decay", prompts, 5, 2, 128, -12.0);
-    check_delta("delta in segments, d_k 96, slow decay", prompts, 5, 1, 96, -7.0);
-    check_delta("delta in segments, d_k 96, 1 sequence", prompts + 4, 1, 3, 96, -12.0);
-    check_mixer("jet mixer decode, d_k 128", decodes, 6, 2, 128);
-    check_mixer("jet mixer decode, d_k 96", decodes, 6, 3, 96);
-    check_mixer("jet mixer ragged, d_k 128", ragged, 8, 2, 128);
-    check_mixer("jet mixer many heads, d_k 128", decodes, 6, 66, 128);
-    check_mixer("jet mixer many heads, d_k 96", decodes, 6, 67, 96);
+    check_delta("delta in segments, d_k 128", mixed, 5, 2, 128, 0.0);
+    check_delta("delta in segments, d_k 128, slow decay", mixed, 5, 2, 128, -12.0);
+    check_delta("delta in segments, d_k 96, slow decay", mixed, 5, 1, 96, -7.0);
+    check_delta("delta in segments, d_k 96, 1 sequence", mixed + 4, 1, 3, 96, -12.0);
+    check_mixer("jet mixer decode, d_k 128", decodes, 6, 2, 128, 64);
+    check_mixer("jet mixer decode, d_k 96", decodes, 6, 3, 96, 64);
+    check_mixer("jet mixer ragged, d_k 128", ragged, 8, 2, 128, 64);
+    check_mixer("jet mixer ragged, 16 heads", ragged, 8, 16, 128, 512);
+    check_mixer("jet mixer prompts, 12 heads", prompts, 4, 12, 96, 384);
+    check_mixer("jet mixer one prompt, d_k 128", prompts, 1, 3, 128, 72);
+    check_mixer("jet mixer many heads, d_k 128", decodes, 6, 66, 128, 64);
+    check_mixer("jet mixer many heads, d_k 96", decodes, 6, 67, 96, 64);
     check_gemm(1, 512, 256, false, false);
     check_gemm(7, 512, 256, true, false);
     check_gemm(64, 2048, 1024, false, false);
     check_gemm(100, 1000, 520, false, true);
     check_gemm(33, 70, 50, true, false);
     check_gemm(200, 768, 640, true, false);
+}
+
+/* Of a device that gives a row the same bits in any batch. */
+static void check_invariant(void)
+{
+    static const struct sequence decodes[] = {{0, 1}, {700, 1}};
+    static const struct sequence ragged[] = {{5, 1}, {0, 3}, {64, 2}, {7, 40}, {100, 129}};
+
+    check_mixer("invariant: jet mixer decode", decodes, 2, 2, 128, 64);
+    check_mixer("invariant: jet mixer ragged", ragged, 5, 3, 96, 96);
+    check_gemm(1, 512, 256, true, false);
+    check_gemm(64, 2048, 1024, false, false);
+    check_gemm(129, 1000, 520, false, true);
+    check_gemm(33, 70, 50, true, false);
+    check_gemm(700, 4000, 640, true, false);
+}
+
+static bool cuda_open(bool batch_invariant)
+{
+    const struct device_options options = {
+        .threads = 8, .max_tokens = 4096, .max_sequences = 64, .batch_invariant = batch_invariant};
+    struct error error = {0};
+
+    if (sides[CUDA].backend->open(&options, &sides[CUDA].device, &error) == STATUS_OK)
+        return true;
+    printf("skipped: %s\n", error.text);
+    return false;
 }
 
 int main(void)
@@ -505,12 +536,14 @@ int main(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     sides[CPU].backend = backend_find("cpu");
     sides[CUDA].backend = backend_find("cuda");
-    if (sides[CUDA].backend->open(&options, &sides[CUDA].device, &error) != STATUS_OK) {
-        printf("skipped: %s\n", error.text);
+    if (!cuda_open(false))
         return 77;
-    }
     must(sides[CPU].backend->open(&options, &sides[CPU].device, &error), "cpu");
     check_all();
+    sides[CUDA].backend->close(sides[CUDA].device);
+    if (!cuda_open(true))
+        return 1;
+    check_invariant();
     sides[CUDA].backend->close(sides[CUDA].device);
     sides[CPU].backend->close(sides[CPU].device);
     printf("%d failed\n", failures);
