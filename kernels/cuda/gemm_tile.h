@@ -9,6 +9,10 @@
 bool gemm_tile_fits(const struct gemm_op *op);
 enum status gemm_tile(struct device *device, const struct gemm_op *op);
 
+/* gate_up at once; scratch is not used. */
+bool gate_up_tile_fits(const struct gate_up_op *op);
+enum status gate_up_tile(struct device *device, const struct gate_up_op *op);
+
 /* The jet mixer's generator product and the convolution with it, of the tokens from `first` on,
  * which begin a sequence. The carried rows stay as they are. */
 bool convolution_tile_fits(const struct jet_mixer_op *op);
