@@ -73,13 +73,9 @@ struct plain_epilogue {
     }
 };
 
-/* The tensor cores cut off what they add below a sum's last bit: over a long depth more than a
- * result of f32 should lose. */
 bool gemm_tile_fits(const struct gemm_op *op)
 {
-    enum { DEPTH_MOST_F32 = 4096 };
-    return !(op->float_out && op->depth > DEPTH_MOST_F32) && op->depth % 8 == 0 &&
-           op->ld_x % 8 == 0 && aligned16(op->x) && aligned16(op->weight);
+    return op->depth % 8 == 0 && op->ld_x % 8 == 0 && aligned16(op->x) && aligned16(op->weight);
 }
 
 template <class Form>

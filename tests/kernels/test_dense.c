@@ -144,7 +144,9 @@ static void check_product(const struct product *p)
             square += ref_dot_square(x, w, (size_t)p->depth) + bias * bias;
         }
     }
-    assert_close_for("gemm", packed, want, count, sqrt(square), 1e-6, p->float_out ? 1e-5 : 5e-3);
+    /* Tensor cores cut a sum's last bits off at every 16 of the depth. */
+    double wide = p->depth > 4096 ? 1e-5 * p->depth / 4096 : 1e-5;
+    assert_close_for("gemm", packed, want, count, sqrt(square), 1e-6, p->float_out ? wide : 5e-3);
 }
 
 static void gemm_agrees_with_float64(void **state)
