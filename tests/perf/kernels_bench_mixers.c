@@ -107,7 +107,7 @@ void bench_delta(struct bench *b, const char *name, int sequences, int fresh, in
         bench_must(b, b->backend->head_norm(b->device, &norm));
     op.q = op.k = norm.out;
     op.v = bench_noise(b, rows * D_V * 2);
-    op.g = bench_constant(b, rows, -0.1f);
+    op.g = bench_constant(b, rows, (float)-decay);
     op.beta = bench_constant(b, rows, 0.4f);
     op.state = bench_zeros(b, (size_t)(sequences * heads * d_k) * D_V * 4);
     op.out = bench_zeros(b, rows * D_V * 2);
