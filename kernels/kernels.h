@@ -96,7 +96,8 @@ struct rms_norm_op {
     void *out;           /* [rows, columns]; NULL: only the addition */
 };
 
-/* out = x W^T (+ bias) */
+/* out = x W^T (+ bias). Where gemm_fuses() says so: x normed first, as rms_norm would into memory
+ * between; the product, rounded as if by itself, added to what is in out. */
 struct gemm_op {
     int rows, columns, depth; /* x [rows, depth], weight [columns, depth], out [rows, columns] */
     int ld_x, ld_out;
@@ -104,6 +105,9 @@ struct gemm_op {
     const float *bias; /* [columns] or NULL */
     void *out;         /* activation dtype, or f32 when float_out */
     bool float_out;
+    const float *norm; /* [depth] the norm's weight, or NULL */
+    float epsilon;     /* the norm's */
+    bool add;          /* out += */
 };
 
 /* out[r] = x[index[r]] */
@@ -136,6 +140,8 @@ struct gate_up_op {
     const void *weight; /* [2 * columns, depth]: Wg, then Wu */
     void *scratch;      /* [rows, 2 * columns], of unknown content afterwards */
     void *out;          /* [rows, columns] packed */
+    const float *norm;  /* [depth] or NULL, as in gemm_op; where gate_up_fuses() says so */
+    float epsilon;
 };
 
 /* ---- attention ---------------------------------------------------------------------------- */
@@ -171,6 +177,13 @@ struct kv_store_op {
     int ld_kv;
     const void *k, *v; /* [tokens, kv_heads, head_dim] */
     struct kv_cache cache;
+};
+
+/* Queries and keys rotated in place, then keys and values written: of decodes alone, where a ring
+ * loses nothing by it. */
+struct rope_store_op {
+    struct rope_op rope;      /* heads: queries, then the keys that are stored */
+    struct kv_store_op store; /* store.k: the keys within rope.x; a ring holds a window */
 };
 
 /* Causal attention of the new tokens over context and themselves; softmax in fp32.
@@ -486,7 +499,11 @@ struct backend {
     enum status (*remember)(struct device *, const struct remember_op *);
 
     /* Optional entries, NULL where a backend lacks them. */
+    enum status (*rope_store)(struct device *, const struct rope_store_op *);
     enum status (*sample)(struct device *, const struct sample_op *);
+    /* Whether gemm takes op's norm and add, and gate_up its norm. */
+    bool (*gemm_fuses)(struct device *, const struct gemm_op *);
+    bool (*gate_up_fuses)(struct device *, const struct gate_up_op *);
     /* Before the first step: makes the choices that products of these shapes need, for every row
      * count up to each op's rows, by running and timing them, so that no step has to. x, weight
      * and out must be there; out is clobbered. *choices: how many were made. */

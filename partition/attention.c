@@ -1,18 +1,16 @@
 /* An attn or swa layer's mixer on this rank's query heads and the kv heads that they use. */
 #include "partition/stage.h"
 
-static enum status rotate(struct stage *stage, int column, int heads, int ld)
+static struct rope_op rotation(const struct stage *stage, int column, int heads, int ld)
 {
-    return stage->backend->rope(
-        stage->device,
-        &(struct rope_op){.tokens = stage->batch.tokens,
-                          .heads = heads,
-                          .head_dim = stage->plan->model.head_dim,
-                          .ld_x = ld,
-                          .positions = stage->batch.token_position,
-                          .frequencies = stage->weights.rope,
-                          .scale = stage->rope_scale,
-                          .x = stage_at(stage, stage->scratch.projected, (uint64_t)column)});
+    return (struct rope_op){.tokens = stage->batch.tokens,
+                            .heads = heads,
+                            .head_dim = stage->plan->model.head_dim,
+                            .ld_x = ld,
+                            .positions = stage->batch.token_position,
+                            .frequencies = stage->weights.rope,
+                            .scale = stage->rope_scale,
+                            .x = stage_at(stage, stage->scratch.projected, (uint64_t)column)};
 }
 
 static struct kv_cache cache_of(const struct stage *stage, int index, bool ring)
@@ -27,7 +25,7 @@ static struct kv_cache cache_of(const struct stage *stage, int index, bool ring)
 }
 
 /* Paged keys are stored first and all read from the cache; a ring would lose keys that the first
- * new tokens still see, so it is written last. */
+ * new tokens still see, so it is written last, unless there are only decodes. */
 static enum status attend(struct stage *stage, int index)
 {
     const struct backend *backend = stage->backend;
@@ -53,6 +51,13 @@ static enum status attend(struct stage *stage, int index)
                                      .v = store.v,
                                      .cache = store.cache,
                                      .out = stage->scratch.mixed};
+    /* Keys follow the queries. */
+    struct rope_op rope = rotation(stage, at.q, attention.heads + store.cache.kv_heads, at.total);
+    if (backend->rope_store != NULL && stage->batch.decodes == stage->batch.tokens) {
+        TRY(backend->rope_store(stage->device, &(struct rope_store_op){rope, store}));
+        return backend->attention(stage->device, &attention);
+    }
+    TRY(backend->rope(stage->device, &rope));
     if (!ring)
         TRY(backend->kv_store(stage->device, &store));
     TRY(backend->attention(stage->device, &attention));
@@ -61,12 +66,10 @@ static enum status attend(struct stage *stage, int index)
 
 enum status attention_run(struct stage *stage, int index)
 {
-    const struct attention_weights *w = &stage->weights.layer[index].attention;
+    const struct layer_weights *layer = &stage->weights.layer[index];
+    const struct attention_weights *w = &layer->attention;
     struct attention_columns at = layout_attention_columns(stage->plan, stage->rank);
-    TRY(projection_run(stage, w->projection, w->bias, at.total));
-    /* Keys follow the queries. */
-    int heads = span_size(stage->rank->q_heads) + span_size(stage->rank->kv_heads);
-    TRY(rotate(stage, at.q, heads, at.total));
+    TRY(projection_run(stage, layer->mixer_norm, w->projection, w->bias, at.total));
     TRY(attend(stage, index));
     return output_run(stage, w->output, at.k - at.q);
 }

@@ -28,17 +28,50 @@ struct gemm_op output_product(const struct stage *stage, const void *weight, int
                             .out = stage->scratch.delta};
 }
 
-enum status projection_run(struct stage *stage, const void *weight, const float *bias, int columns)
+enum status norm_run(struct stage *stage, const float *weight)
 {
-    struct gemm_op op = projection_product(stage, weight, bias, columns);
+    const struct model_config *m = &stage->plan->model;
+    struct rms_norm_op op = {.rows = stage->batch.tokens,
+                             .columns = m->hidden,
+                             .epsilon = m->rms_epsilon,
+                             .x = stage->scratch.x,
+                             .delta = stage->pending,
+                             .weight = weight,
+                             .out = weight ? stage->scratch.normed : NULL};
+    stage->pending = NULL;
+    return stage->backend->rms_norm(stage->device, &op);
+}
+
+bool product_fuses(const struct stage *stage, const struct gemm_op *op)
+{
+    return stage->backend->gemm_fuses != NULL && stage->backend->gemm_fuses(stage->device, op);
+}
+
+enum status projection_run(struct stage *stage, const float *norm, const void *weight,
+                           const float *bias, int columns)
+{
+    struct gemm_op op = projection_product(stage, weight, bias, columns), fused;
     op.rows = stage->batch.tokens;
+    fused = op;
+    fused.x = stage->scratch.x;
+    fused.norm = norm;
+    fused.epsilon = stage->plan->model.rms_epsilon;
+    if (stage->pending == NULL && product_fuses(stage, &fused))
+        return stage->backend->gemm(stage->device, &fused);
+    TRY(norm_run(stage, norm));
     return stage->backend->gemm(stage->device, &op);
 }
 
 enum status output_run(struct stage *stage, const void *weight, int depth)
 {
-    struct gemm_op op = output_product(stage, weight, depth);
+    struct gemm_op op = output_product(stage, weight, depth), fused;
     op.rows = stage->batch.tokens;
+    fused = op;
+    fused.out = stage->scratch.x;
+    fused.add = true;
+    if (stage->plan->mesh.tensor == 1 && product_fuses(stage, &fused))
+        return stage->backend->gemm(stage->device, &fused);
     TRY(stage->backend->gemm(stage->device, &op));
+    stage->pending = stage->scratch.delta;
     return stage_reduce(stage, stage->scratch.delta, (uint64_t)op.rows * (uint64_t)op.columns);
 }

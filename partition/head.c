@@ -60,18 +60,26 @@ enum status logits_make(struct stage *stage, int first, int rows)
                                                            .index = s->row_index + first,
                                                            .x = s->x,
                                                            .out = s->head_rows}));
-    TRY(backend->rms_norm(stage->device, &(struct rms_norm_op){.rows = rows,
-                                                               .columns = m->hidden,
-                                                               .epsilon = m->rms_epsilon,
-                                                               .x = s->head_rows,
-                                                               .weight = stage->weights.final_norm,
-                                                               .out = s->head_normed}));
-    struct gemm_op op = head_product(stage);
+    struct gemm_op op = head_product(stage), fused;
+    op.rows = rows;
+    fused = op;
+    fused.x = s->head_rows;
+    fused.norm = stage->weights.final_norm;
+    fused.epsilon = m->rms_epsilon;
+    if (product_fuses(stage, &fused))
+        op = fused;
+    else
+        TRY(backend->rms_norm(stage->device,
+                              &(struct rms_norm_op){.rows = rows,
+                                                    .columns = m->hidden,
+                                                    .epsilon = m->rms_epsilon,
+                                                    .x = s->head_rows,
+                                                    .weight = stage->weights.final_norm,
+                                                    .out = s->head_normed}));
     size_t count = (size_t)rows * (size_t)op.ld_out;
     bool shared = op.ld_out != op.columns;
     if (shared) /* the sum over tensor ranks, each with zeros for the others' columns */
         TRY(backend->zero(stage->device, s->logits, count * sizeof *s->logits));
-    op.rows = rows;
     TRY(backend->gemm(stage->device, &op));
     return shared ? stage->fabric->ops->all_reduce(stage->fabric, AXIS_TENSOR, s->logits, count,
                                                    DTYPE_F32)

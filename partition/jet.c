@@ -4,10 +4,11 @@
 
 enum status jet_run(struct stage *stage, int index)
 {
-    const struct jet_weights *w = &stage->weights.layer[index].jet;
+    const struct layer_weights *layer = &stage->weights.layer[index];
+    const struct jet_weights *w = &layer->jet;
     const struct layer_state *state = &stage->state.layer[index];
     struct stage_scratch *s = &stage->scratch;
-    TRY(projection_run(stage, w->projection, NULL,
+    TRY(projection_run(stage, layer->mixer_norm, w->projection, NULL,
                        layout_jet_columns(stage->plan, stage->rank).total));
     struct jet_mixer_op op = layout_jet_mixer(stage->plan, stage->rank);
     op.batch = &stage->batch;

@@ -1,4 +1,11 @@
+/* A layer's gated MLP on this rank's columns. */
 #include "partition/stage.h"
+
+static bool gate_up_fuses(const struct stage *stage, const struct gate_up_op *op)
+{
+    return stage->backend->gate_up_fuses != NULL &&
+           stage->backend->gate_up_fuses(stage->device, op);
+}
 
 enum status mlp_run(struct stage *stage, int index)
 {
@@ -6,13 +13,22 @@ enum status mlp_run(struct stage *stage, int index)
     struct stage_scratch *s = &stage->scratch;
     int columns = span_size(stage->rank->columns);
     int hidden = stage->plan->model.hidden;
-    TRY(stage->backend->gate_up(stage->device, &(struct gate_up_op){.rows = stage->batch.tokens,
-                                                                    .columns = columns,
-                                                                    .depth = hidden,
-                                                                    .ld_x = hidden,
-                                                                    .x = s->normed,
-                                                                    .weight = w->gate_up,
-                                                                    .scratch = s->projected,
-                                                                    .out = s->mixed}));
+    struct gate_up_op op = {.rows = stage->batch.tokens,
+                            .columns = columns,
+                            .depth = hidden,
+                            .ld_x = hidden,
+                            .x = s->normed,
+                            .weight = w->gate_up,
+                            .scratch = s->projected,
+                            .out = s->mixed};
+    struct gate_up_op fused = op;
+    fused.x = s->x;
+    fused.norm = w->mlp_norm;
+    fused.epsilon = stage->plan->model.rms_epsilon;
+    if (stage->pending == NULL && gate_up_fuses(stage, &fused))
+        op = fused;
+    else
+        TRY(norm_run(stage, w->mlp_norm));
+    TRY(stage->backend->gate_up(stage->device, &op));
     return output_run(stage, w->down, columns);
 }

@@ -14,20 +14,6 @@ enum status stage_reduce(struct stage *stage, void *data, uint64_t count)
                                           stage->plan->activation);
 }
 
-/* x += delta (if any), normed = norm(x) (if a weight is given). */
-static enum status normalise(struct stage *stage, const void *delta, const float *weight)
-{
-    const struct model_config *m = &stage->plan->model;
-    return stage->backend->rms_norm(
-        stage->device, &(struct rms_norm_op){.rows = stage->batch.tokens,
-                                             .columns = m->hidden,
-                                             .epsilon = m->rms_epsilon,
-                                             .x = stage->scratch.x,
-                                             .delta = delta,
-                                             .weight = weight,
-                                             .out = weight ? stage->scratch.normed : NULL});
-}
-
 static uint64_t hidden_bytes(const struct stage *stage)
 {
     return (uint64_t)stage->batch.tokens * (uint64_t)stage->plan->model.hidden *
@@ -42,20 +28,15 @@ static enum status input_run(struct stage *stage, const struct step *step)
                                        stage->scratch.x, hidden_bytes(stage));
 }
 
-/* Each mixer's and MLP's output is added to x by the norm that follows it. */
 static enum status layers_run(struct stage *stage)
 {
-    const void *delta = NULL;
+    stage->pending = NULL;
     for (int i = 0; i < span_size(stage->rank->layers); i++) {
-        const struct layer_weights *w = &stage->weights.layer[i];
-        TRY(normalise(stage, delta, w->mixer_norm));
         TRY(layout_layer(stage->plan, stage->rank, i) == LAYER_JET ? jet_run(stage, i)
                                                                    : attention_run(stage, i));
-        delta = stage->scratch.delta;
-        TRY(normalise(stage, delta, w->mlp_norm));
         TRY(mlp_run(stage, i));
     }
-    return normalise(stage, delta, NULL);
+    return stage->pending != NULL ? norm_run(stage, NULL) : STATUS_OK;
 }
 
 static enum status output_send(struct stage *stage)

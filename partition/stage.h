@@ -44,6 +44,7 @@ struct stage {
     struct stage_state state;
     struct stage_scratch scratch;
     struct ragged batch;   /* of the present step */
+    const void *pending;   /* what the next norm adds to scratch.x; NULL: nothing */
     const int32_t *source; /* [tokens] of the present step, device */
     /* host memory, all taken at open */
     int32_t *meta;             /* as scratch.meta */
@@ -79,18 +80,25 @@ enum status weights_load(struct stage *stage, const struct stage_options *option
 
 /* embed.c: x = embedding of the step's tokens, whole on every tensor rank. */
 enum status embed_run(struct stage *stage, const struct step *step);
-/* jet.c, attention.c: delta = mixer(normed), summed over tensor ranks; `index` within the stage. */
+/* jet.c, attention.c: x += mixer(norm(x)), summed over tensor ranks; `index` within the stage. */
 enum status jet_run(struct stage *stage, int index);
 enum status attention_run(struct stage *stage, int index);
-/* mlp.c: delta = mlp(normed), summed. */
+/* mlp.c: x += mlp(norm(x)), summed. */
 enum status mlp_run(struct stage *stage, int index);
-/* dense.c: the products that every layer is made of. projected = normed W^T (+ bias), with
- * `columns` columns; then delta = mixed W^T, `depth` deep, summed over the tensor ranks. */
-enum status projection_run(struct stage *stage, const void *weight, const float *bias, int columns);
+/* dense.c: the products that every layer is made of. projected = norm(x) W^T (+ bias), with
+ * `columns` columns; then x += mixed W^T, `depth` deep, summed over the tensor ranks. Where the
+ * back end does not fuse them, the norm is a pass of its own, and what x gains is pending until
+ * then. */
+enum status projection_run(struct stage *stage, const float *norm, const void *weight,
+                           const float *bias, int columns);
 struct gemm_op projection_product(const struct stage *stage, const void *weight, const float *bias,
                                   int columns); /* without its rows; so below */
 struct gemm_op output_product(const struct stage *stage, const void *weight, int depth);
 enum status output_run(struct stage *stage, const void *weight, int depth);
+/* Whether the back end takes the product's norm or addition. */
+bool product_fuses(const struct stage *stage, const struct gemm_op *op);
+/* x += what is pending; normed = norm(x) unless the weight is NULL. */
+enum status norm_run(struct stage *stage, const float *weight);
 /* Sums delta over the tensor ranks. */
 enum status stage_reduce(struct stage *stage, void *data, uint64_t count);
 

@@ -6,7 +6,7 @@
  * K Q^T: m16n8k16 with 16 keys by 8 heads, so that a group of up to 8 heads pads nothing; the
  * output as V^T P, [128, 8]. In both fragments a thread's columns are the same two heads, so the
  * running maxima never cross lanes. P turns from result to operand by movmatrix.
- * The blocks' partial results are merged by a second kernel. */
+ * The blocks' partial results are merged by a second kernel (attention_merge.cu). */
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/kv.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -294,30 +294,6 @@ __global__ __launch_bounds__(THREADS, 2) static void attention_decode_kernel(
                 partial_mass);
 }
 
-/* One block a (head, sequence). */
-__global__ __launch_bounds__(DIM) static void attention_merge_kernel(struct attention_op op,
-                                                                     int splits,
-                                                                     const float *partial,
-                                                                     const float2 *partial_mass)
-{
-    const int64_t row = (int64_t)blockIdx.y * op.heads + blockIdx.x;
-    float most = -INFINITY, mass = 0.0f, value = 0.0f;
-    launch_next();
-    launch_wait();
-    for (int i = 0; i < splits; i++)
-        most = fmaxf(most, partial_mass[row * splits + i].x);
-#pragma unroll 4
-    for (int i = 0; i < splits; i++) {
-        float2 part = partial_mass[row * splits + i];
-        float factor = exp2f(part.x - most);
-        mass += part.y * factor;
-        value += partial[(row * splits + i) * DIM + threadIdx.x] * factor;
-    }
-    ((bf16 *)op.out)[row * DIM + threadIdx.x] = __float2bfloat16(value / mass);
-    if (op.lse != NULL && threadIdx.x == 0)
-        op.lse[row] = (most + log2f(mass)) * 0.69314718f;
-}
-
 bool attention_decode_fits(const struct attention_op *op)
 {
     return op->cache.head_dim == DIM && op->group <= HEADS && op->ld_q % 8 == 0 &&
@@ -397,6 +373,5 @@ enum status attention_decode(struct device *device, const struct attention_op *o
                           *op, *op->batch, split, partial, partial_mass);
     if (status != STATUS_OK || split.splits == 1)
         return status;
-    return launch_early(device, attention_merge_kernel, dim3(op->heads, decodes), dim3(DIM), 0,
-                        "attention merge", *op, split.splits, partial, partial_mass);
+    return attention_merge(device, op, split.splits, partial, partial_mass);
 }

@@ -81,6 +81,7 @@ ENTRY(swiglu);
 ENTRY(gate_up);
 ENTRY(rope);
 ENTRY(kv_store);
+ENTRY(rope_store);
 ENTRY(attention);
 ENTRY(head_norm);
 ENTRY(convolution);
@@ -101,6 +102,8 @@ enum status cuda_delta_recurrent(struct device *device, const struct delta_op *o
 enum status cuda_delta_chunked(struct device *device, const struct delta_op *op);
 enum status cuda_gemm_prepare(struct device *device, const struct gemm_op *ops, int count,
                               int *choices);
+bool cuda_gemm_fuses(struct device *device, const struct gemm_op *op);
+bool cuda_gate_up_fuses(struct device *device, const struct gate_up_op *op);
 size_t cuda_jet_mixer_scratch(const struct jet_mixer_op *shape, int max_tokens);
 
 #endif

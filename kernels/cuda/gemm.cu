@@ -369,11 +369,18 @@ static bool plan_replace(struct device *device, const struct gemm_op *op, struct
     return !plan->lost;
 }
 
+bool cuda_gemm_fuses(struct device *device, const struct gemm_op *op)
+{
+    return !device->options.batch_invariant && gemv_fused_fits(op);
+}
+
 enum status cuda_gemm(struct device *device, const struct gemm_op *op)
 {
     enum status status = device_enter(device);
     if (status != STATUS_OK || op->rows == 0 || op->columns == 0)
         return status;
+    if (op->norm != NULL || op->add)
+        return cuda_gemm_fuses(device, op) ? gemv_fused(device, op) : STATUS_INTERNAL;
     if (device->options.batch_invariant && gemm_tile_fits(op))
         return gemm_tile(device, op);
     if (!library_fits(device, op))

@@ -7,12 +7,7 @@
 enum status gemm_own(struct device *device, const struct gemm_op *op);
 enum status gemm_bias(struct device *device, const struct gemm_op *op);
 
-/* gemv.cu: products of few rows, in one of its forms. */
-enum { GEMV_FORMS = 2 };
-bool gemv_fits(const struct gemm_op *op);
-enum status gemv_run(struct device *device, const struct gemm_op *op, int form);
-
-/* gemm_stream.cu: products of 17 to 128 rows, likewise. */
+/* gemm_stream.cu: products of 17 to 128 rows, in one of its forms. */
 enum { STREAM_FORMS = 4 };
 bool stream_fits(const struct device *device, const struct gemm_op *op, int form);
 enum status stream_run(struct device *device, const struct gemm_op *op, int form);

@@ -4,6 +4,7 @@
 #define JETD_KERNELS_CUDA_GEMM_PLAN_H
 
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemv.h"
 #include "kernels/cuda/lt.h"
 #include "kernels/picks.h"
 

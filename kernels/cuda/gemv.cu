@@ -8,7 +8,7 @@
  *
  * Two forms: a stage is whole columns, one copy, and x stays in registers (a depth of at most
  * 2048); or a stage is a piece of 16 columns, and x is read along with it. */
-#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemv.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tensor.cuh"

@@ -7,6 +7,7 @@
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/delta.h"
 #include "kernels/cuda/gemm_tile.h"
+#include "kernels/cuda/gemv.h"
 
 /* Byte offsets into jet_mixer_op.scratch; every array has a row for each token of the step. */
 struct layout {
@@ -51,22 +52,28 @@ static enum status mix_generator(struct device *device, const struct jet_mixer_o
                                  const struct layout *at, int kernels)
 {
     char *scratch = (char *)op->scratch;
+    struct gemm_op gemm = {};
+    gemm.rows = op->batch->tokens;
+    gemm.columns = gemm.ld_out = op->heads * op->d_v * op->taps;
+    gemm.depth = op->generator;
+    gemm.ld_x = op->ld_projected;
+    gemm.x = (const __nv_bfloat16 *)op->projected + op->w1_at;
+    gemm.weight = op->w2;
+    gemm.out = scratch + at->kernels;
+    if (!device->options.batch_invariant && kernels == gemm.rows && gemv_silu_fits(&gemm))
+        return gemv_silu(device, &gemm);
     struct silu_op silu = {};
-    silu.rows = op->batch->tokens;
+    silu.rows = gemm.rows;
     silu.columns = silu.ld_out = op->generator;
     silu.ld_x = op->ld_projected;
-    silu.x = (const __nv_bfloat16 *)op->projected + op->w1_at;
+    silu.x = gemm.x;
     silu.out = scratch + at->generated;
     enum status status = cuda_silu(device, &silu);
     if (status != STATUS_OK)
         return status;
-    struct gemm_op gemm = {};
     gemm.rows = kernels;
-    gemm.columns = gemm.ld_out = op->heads * op->d_v * op->taps;
-    gemm.depth = gemm.ld_x = op->generator;
-    gemm.x = scratch + at->generated;
-    gemm.weight = op->w2;
-    gemm.out = scratch + at->kernels;
+    gemm.x = silu.out;
+    gemm.ld_x = op->generator;
     return cuda_gemm(device, &gemm);
 }
 

@@ -1,4 +1,4 @@
-/* Element by element: silu, swiglu, rotary embedding, gates; and the per-head norms. */
+/* Element by element: silu, swiglu, gates; and the per-head norms. */
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/tensor.cuh"
 
@@ -42,29 +42,6 @@ __global__ static void silu_any_kernel(int rows, int columns, int64_t ld_in, int
         if (up != NULL)
             value *= __bfloat162float(up[row * ld_in + column]);
         out[row * ld_out + column] = __float2bfloat16(value);
-    }
-}
-
-/* One block a token; a thread owns one angle and turns it in every head. */
-__global__ static void rope_kernel(struct rope_op op)
-{
-    int half = op.head_dim / 2;
-    bf16 *row = (bf16 *)op.x + (int64_t)blockIdx.x * op.ld_x;
-    launch_next();
-    launch_wait();
-    float position = (float)op.positions[blockIdx.x];
-    for (int i = threadIdx.x; i < half; i += blockDim.x) {
-        float sine, cosine;
-        sincosf(position * op.frequencies[i], &sine, &cosine);
-        sine *= op.scale;
-        cosine *= op.scale;
-        for (int head = threadIdx.y; head < op.heads; head += blockDim.y) {
-            bf16 *x = row + (int64_t)head * op.head_dim + i;
-            float low = __bfloat162float(x[0]);
-            float high = __bfloat162float(x[half]);
-            x[0] = __float2bfloat16(low * cosine - high * sine);
-            x[half] = __float2bfloat16(high * cosine + low * sine);
-        }
     }
 }
 
@@ -172,14 +149,6 @@ enum status cuda_swiglu(struct device *device, const struct swiglu_op *op)
 {
     return silu_launch(device, op->rows, op->columns, op->ld_in, op->columns, op->gate, op->up,
                        op->out, "swiglu");
-}
-
-enum status cuda_rope(struct device *device, const struct rope_op *op)
-{
-    enum status status = device_enter(device);
-    if (status != STATUS_OK || op->tokens == 0 || op->heads == 0)
-        return status;
-    return launch_early(device, rope_kernel, dim3(op->tokens), dim3(64, 4), 0, "rope", *op);
 }
 
 enum status cuda_gates(struct device *device, const struct gates_op *op)

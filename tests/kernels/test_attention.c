@@ -284,6 +284,68 @@ static void store_wraps_around_the_ring(void **state)
     check_store(&c);
 }
 
+/* What rope and kv_store do one after the other, bit for bit. */
+static void check_rope_store(struct scene *c)
+{
+    int columns = (c->heads + 2 * c->kv_heads) * c->dim, ld = columns + 8;
+    size_t count = (size_t)(c->sequences * ld);
+    float *frequencies = random_floats((size_t)c->dim / 2, 0.0);
+    float *projected = random_activations(count, 1.0);
+    void *stream[2];
+    struct kv_cache cache[2];
+
+    for (int i = 0; i < c->dim / 2; i++)
+        frequencies[i] = (float)pow(1e4, -2.0 * i / c->dim);
+    scene_make(c);
+    for (int side = 0; side < 2; side++) {
+        cache[side] = make_cache(c, true);
+        stream[side] = put(projected, count);
+        struct rope_store_op op = {
+            .rope = {.tokens = c->sequences,
+                     .heads = c->heads + c->kv_heads,
+                     .head_dim = c->dim,
+                     .ld_x = ld,
+                     .positions = c->batch->token_position,
+                     .frequencies = put_floats(frequencies, (size_t)c->dim / 2),
+                     .scale = 1.1f,
+                     .x = stream[side]},
+            .store = {.batch = c->batch, .ld_kv = ld, .cache = cache[side]}};
+        size_t element = dtype_size(h.backend->activation);
+        op.store.k = (char *)stream[side] + (size_t)(c->heads * c->dim) * element;
+        op.store.v = (char *)stream[side] + (size_t)((c->heads + c->kv_heads) * c->dim) * element;
+        if (side == 0) {
+            MUST(h.backend->rope(h.device, &op.rope));
+            MUST(h.backend->kv_store(h.device, &op.store));
+        } else {
+            MUST(h.backend->rope_store(h.device, &op));
+        }
+    }
+    assert_same_bits(get(stream[0], count), get(stream[1], count), count);
+    assert_same_bits(get(cache[0].data, cache_count(c)), get(cache[1].data, cache_count(c)),
+                     cache_count(c));
+}
+
+static void rope_store_is_rope_and_store(void **state)
+{
+    static const struct sequence decodes[] = {{0, 1}, {5, 1}, {23, 1}, {24, 1}, {100, 1}};
+    static const int dims[] = {8, 96, 128, 160};
+
+    (void)state;
+    for (int i = 0; i < 8 && h.backend->rope_store != NULL; i++) {
+        struct scene c = {.heads = 1 + i,
+                          .group = 1 + i,
+                          .kv_heads = i % 3 == 0 ? 2 : 1,
+                          .dim = dims[i % 4],
+                          .block_tokens = i < 4 ? 16 : 0,
+                          .ring = i < 4 ? 0 : 24,
+                          .slots = 5,
+                          .sequences = 5,
+                          .sequence = decodes};
+        check_rope_store(&c);
+        harness_sweep(NULL);
+    }
+}
+
 /* One sequence in pieces through attention and kv_store, as steps would do it; returns all rows. */
 static float *run_cut(const struct scene *whole, const int *pieces, int count)
 {
@@ -480,15 +542,11 @@ static void tiled_attention_has_the_same_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(paged_attention_agrees_with_float64),
-        TEST(ring_attention_agrees_with_float64),
-        TEST(a_rank_may_begin_inside_a_group),
-        TEST(store_writes_pages),
-        TEST(store_wraps_around_the_ring),
-        TEST(a_cut_sequence_has_the_same_bits),
-        TEST(a_sequence_has_the_same_bits_in_any_batch),
-        TEST(tiled_attention_agrees_with_float64),
-        TEST(large_scores_agree_with_float64),
+        TEST(paged_attention_agrees_with_float64), TEST(ring_attention_agrees_with_float64),
+        TEST(a_rank_may_begin_inside_a_group),     TEST(store_writes_pages),
+        TEST(store_wraps_around_the_ring),         TEST(rope_store_is_rope_and_store),
+        TEST(a_cut_sequence_has_the_same_bits),    TEST(a_sequence_has_the_same_bits_in_any_batch),
+        TEST(tiled_attention_agrees_with_float64), TEST(large_scores_agree_with_float64),
         TEST(tiled_attention_has_the_same_bits),
     };
 

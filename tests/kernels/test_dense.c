@@ -194,6 +194,80 @@ static void aligned_gemm_agrees_with_float64(void **state)
     }
 }
 
+/* norm(x) W^T + old, either left out; false where the back end does not fuse that. */
+static bool check_fused(const struct product *p, bool normed, bool added)
+{
+    size_t count = (size_t)p->rows * (size_t)p->columns, depth = (size_t)p->depth;
+    size_t spread = (size_t)p->rows * (size_t)p->ld_out;
+    float *norm = random_floats(depth, 1.0), *old = random_activations(spread, 1.0);
+    float *packed = host_memory(count, sizeof(float));
+    double *want = host_memory(count, sizeof(double)), square = 0.0;
+    double *wide = host_memory(depth, sizeof(double)), *x = host_memory(depth, sizeof(double));
+    struct gemm_op op = product_op(p);
+
+    op.norm = normed ? put_floats(norm, depth) : NULL;
+    op.epsilon = 1e-6f;
+    op.add = added;
+    if (added)
+        op.out = put(old, spread);
+    if (!h.backend->gemm_fuses(h.device, &op))
+        return false;
+    MUST(h.backend->gemm(h.device, &op));
+    float *got = p->float_out ? get_floats(op.out, spread) : get(op.out, spread);
+    for (int r = 0; r < p->rows; r++) {
+        for (size_t i = 0; i < depth; i++)
+            x[i] = wide[i] = p->x[(size_t)r * (size_t)p->ld_x + i];
+        if (normed)
+            ref_rms_norm(wide, norm, depth, op.epsilon, x);
+        for (int c = 0; c < p->ld_out; c++) {
+            float value = got[r * p->ld_out + c], before = old[r * p->ld_out + c];
+            if (c >= p->columns) { /* between the rows nothing is written */
+                assert_true(added ? value == before : isnan(value));
+                continue;
+            }
+            double sum = (p->biased ? p->bias[c] : 0.0) + (added ? before : 0.0);
+            square += sum * sum;
+            for (size_t i = 0; i < depth; i++) {
+                double term = x[i] * p->weight[(size_t)c * depth + i];
+                sum += term;
+                square += term * term;
+            }
+            packed[r * p->columns + c] = value;
+            want[r * p->columns + c] = sum;
+        }
+    }
+    assert_close_for("fused gemm", packed, want, count, sqrt(square), 1e-5, 5e-3);
+    return true;
+}
+
+/* Shares of the columns that end within a stage, depths that end within a piece. */
+static void fused_gemm_agrees_with_float64(void **state)
+{
+    static const struct {
+        int columns, depth;
+    } shapes[] = {{5, 32},      {130, 64},   {2177, 384}, {1100, 512},
+                  {1064, 1536}, {263, 2048}, {77, 3104},  {136, 8960}};
+    static const int rows[] = {1, 2, 3, 4, 8, 17};
+    int ran = 0;
+
+    (void)state;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes && h.backend->gemm_fuses != NULL; s++) {
+        struct product p = random_product(17, shapes[s].columns, shapes[s].depth, s % 2 == 0);
+        p.ld_x = p.depth + 8 * (int)(s % 2);
+        p.x = random_activations((size_t)p.rows * (size_t)p.ld_x, 2.0);
+        for (int n = 0; n < 6; n++) {
+            p.rows = rows[n];
+            p.float_out = (s + (size_t)n) % 2 == 0;
+            ran += check_fused(&p, true, false);
+            p.float_out = false;
+            ran += check_fused(&p, false, true);
+            ran += check_fused(&p, true, true);
+        }
+        harness_sweep(NULL);
+    }
+    assert_true(ran > 0 || h.exact || getenv("JETD_TEST_FAST") == NULL);
+}
+
 /* A device of its own, which reads and writes the file of choices; returns the shared one. */
 static struct device *device_with(const char *file)
 {
@@ -520,6 +594,33 @@ static void silu_and_swiglu(void **state)
     assert_same_bits(after + COLUMNS, x + COLUMNS, LD - COLUMNS);
 }
 
+static void gate_up_want(const struct gate_up_op *op, const float *x, const float *weight,
+                         double *want)
+{
+    for (int i = 0; i < op->rows * op->columns; i++) {
+        const float *row = x + i / op->columns * op->ld_x;
+        const float *gate = weight + i % op->columns * op->depth;
+        want[i] = ref_silu(ref_dot(row, gate, (size_t)op->depth)) *
+                  ref_dot(row, gate + op->columns * op->depth, (size_t)op->depth);
+    }
+}
+
+/* In place, and rounded as activations. */
+static void norm_rows(float *x, int rows, int ld_x, const float *norm, int depth)
+{
+    double *wide = host_memory((size_t)depth, sizeof(double));
+    double *out = host_memory((size_t)depth, sizeof(double));
+
+    for (int r = 0; r < rows; r++, x += ld_x) {
+        for (int i = 0; i < depth; i++)
+            wide[i] = x[i];
+        ref_rms_norm(wide, norm, (size_t)depth, 1e-6, out);
+        for (int i = 0; i < depth; i++)
+            x[i] = (float)out[i];
+        round_activations(x, (size_t)depth);
+    }
+}
+
 /* Aligned shapes too, whose halves a back end may compute at once. */
 static void gate_up_agrees_with_float64(void **state)
 {
@@ -528,7 +629,9 @@ static void gate_up_agrees_with_float64(void **state)
     } shapes[] = {{1, 24, 64, 0},      {3, 5, 7, 2},       {9, 136, 320, 8},   {16, 64, 256, 0},
                   {17, 8600, 72, 0},   {63, 4300, 136, 8}, {90, 11010, 64, 0}, {127, 4700, 72, 0},
                   {40, 200, 192, 0},   {131, 264, 128, 0}, {300, 72, 448, 8},  {257, 33, 65, 3},
-                  {2100, 1032, 24, 0}, {2051, 72, 328, 8}};
+                  {2100, 1032, 24, 0}, {2051, 72, 328, 8}, {1, 1201, 512, 0},  {4, 131, 1536, 8},
+                  {16, 663, 2048, 0},  {2, 663, 2048, 0}};
+    int ran = 0;
 
     (void)state;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -547,14 +650,24 @@ static void gate_up_agrees_with_float64(void **state)
                                 .out = poison((size_t)count)};
 
         MUST(h.backend->gate_up(h.device, &op));
-        for (int i = 0; i < count; i++) {
-            const float *row = x + i / columns * ld_x, *gate = weight + i % columns * depth;
-            want[i] = ref_silu(ref_dot(row, gate, (size_t)depth)) *
-                      ref_dot(row, gate + columns * depth, (size_t)depth);
-        }
+        gate_up_want(&op, x, weight, want);
         assert_close("gate_up", get(op.out, (size_t)count), want, (size_t)count, 1e-5, 1e-2);
+
+        float *norm = random_floats((size_t)depth, 1.0);
+        op.norm = put_floats(norm, (size_t)depth);
+        op.epsilon = 1e-6f;
+        op.out = poison((size_t)count);
+        if (h.backend->gate_up_fuses != NULL && h.backend->gate_up_fuses(h.device, &op)) {
+            norm_rows(x, rows, ld_x, norm, depth);
+            MUST(h.backend->gate_up(h.device, &op));
+            gate_up_want(&op, x, weight, want);
+            assert_close("norm, gate_up", get(op.out, (size_t)count), want, (size_t)count, 1e-5,
+                         1e-2);
+            ran++;
+        }
         harness_sweep(NULL);
     }
+    assert_true(ran > 0 || h.exact || getenv("JETD_TEST_FAST") == NULL);
 }
 
 static void rms_norm_adds_and_scales(void **state)
@@ -724,6 +837,7 @@ int main(void)
         TEST(gather_copies_rows),
         TEST(gemm_agrees_with_float64),
         TEST(aligned_gemm_agrees_with_float64),
+        TEST(fused_gemm_agrees_with_float64),
         TEST(choices_are_kept_between_devices),
         TEST(every_form_agrees_with_float64),
         TEST(gemm_agrees_with_openblas),

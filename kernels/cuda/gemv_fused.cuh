@@ -1,0 +1,230 @@
+/* What the forms of a product of few rows share. Every multiprocessor owns an equal share of the
+ * columns: the copy engine fills a ring in shared memory, in copies of kilobytes (it takes about
+ * 40 ns to start one); eight warps share each stage's depth and feed mma.sync from it, so that one
+ * to sixteen rows cost the same. Since a
+ * product sums over the depth in any order, lane t of a group of four takes elements 8t .. 8t + 7
+ * of each 32 in both operands: every load is one of 16 bytes.
+ *
+ * The ring starts to fill before the kernel ahead has ended, and two blocks find room on a
+ * multiprocessor: while one product is summed up and stored, the next one's weights arrive. */
+#ifndef JETD_KERNELS_CUDA_GEMV_FUSED_CUH
+#define JETD_KERNELS_CUDA_GEMV_FUSED_CUH
+
+#include "kernels/cuda/gemv.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tensor.cuh"
+
+enum { SLAB = 32, WARPS = 8, THREADS = WARPS * 32, STAGES_MAX = 16 };
+/* Shared memory of a block, and how many share a multiprocessor's 228 KB: 6 are left for the small
+ * kernels between. */
+enum { BLOCK_BYTES = 110 << 10, BLOCKS = 2 };
+
+/* ---- the ring ------------------------------------------------------------------------------ */
+
+/* Stages, which the block walks in step. */
+struct ring {
+    bf16 *data;
+    uint64_t *full;
+    int stages, elements; /* of one stage */
+    int stage, phase;
+};
+
+__device__ static inline void ring_next(struct ring *ring)
+{
+    if (++ring->stage == ring->stages) {
+        ring->stage = 0;
+        ring->phase ^= 1;
+    }
+}
+
+__device__ static inline bf16 *ring_at(const struct ring &ring, int stage)
+{
+    return ring.data + stage * ring.elements;
+}
+
+/* The stage is there to read. */
+__device__ static inline void ring_take(const struct ring &ring)
+{
+    barrier_wait(shared_address(&ring.full[ring.stage]), ring.phase);
+}
+
+/* The warp that fills stages: it has the least to store. */
+__device__ static inline bool ring_filler()
+{
+    return threadIdx.x / 32 == WARPS - 1;
+}
+
+/* By the filler: a stage, free since a barrier of the block, will hold `bytes`. */
+__device__ static inline uint32_t ring_expect(const struct ring &ring, int stage, int bytes)
+{
+    uint32_t barrier = shared_address(&ring.full[stage]);
+    if (threadIdx.x % 32 == 0)
+        barrier_expect(barrier, bytes);
+    __syncwarp();
+    return barrier;
+}
+
+/* ---- a block's shared memory --------------------------------------------------------------- */
+
+/* Warps' parts of the sums of COLUMNS columns, in TURNS; before the first, the norm's weight. */
+template <int COLUMNS, int HALVES, int TURNS, int DEPTH>
+struct stream_shared {
+    union {
+        float part[TURNS][WARPS][COLUMNS][8 * HALVES + 1];
+        float norm[DEPTH];
+    };
+    float squares[WARPS][8 * HALVES];
+    uint64_t full[STAGES_MAX];
+};
+
+/* Bytes left for the ring. */
+template <typename Shared>
+struct ring_of {
+    enum { BYTES = (BLOCK_BYTES - (int)sizeof(Shared)) / 128 * 128 };
+};
+
+template <typename Shared>
+__device__ static inline struct ring ring_open(Shared *shared, bf16 *data, int elements)
+{
+    int stages = ring_of<Shared>::BYTES / 2 / elements;
+    struct ring ring = {data, shared->full, stages < STAGES_MAX ? stages : STAGES_MAX, elements, 0,
+                        0};
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < ring.stages; i++)
+            barrier_init(shared_address(&ring.full[i]), 1);
+        barrier_init_done();
+    }
+    __syncthreads();
+    return ring;
+}
+
+/* ---- what a block owns --------------------------------------------------------------------- */
+
+struct share {
+    int begin, end; /* columns */
+};
+
+__device__ static inline struct share share_of(int columns)
+{
+    return {(int)((int64_t)columns * blockIdx.x / gridDim.x),
+            (int)((int64_t)columns * (blockIdx.x + 1) / gridDim.x)};
+}
+
+/* Eight elements of x for a slab: row `group` + 8h; zeros beyond rows and depth. Past the first
+ * cache, as all that kernels before write: this block may have begun while one of them still read
+ * older values into it. */
+__device__ static inline uint4 x_of(const struct gemm_op &op, int h, int slab)
+{
+    const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    int row = group + 8 * h;
+    if (row >= op.rows || slab * SLAB >= op.depth)
+        return make_uint4(0, 0, 0, 0);
+    return __ldcg(
+        (const uint4 *)((const bf16 *)op.x + (int64_t)row * op.ld_x + slab * SLAB + quad * 8));
+}
+
+/* Two chains of dependent products: of the rows' halves, or of every other slab. */
+enum { CHAINS = 2 };
+
+template <int HALVES>
+__device__ static inline int chain_of(int h, int i)
+{
+    return HALVES == CHAINS ? h : i % CHAINS;
+}
+
+template <int HALVES>
+__device__ static inline void chains_join(float (*sums)[4])
+{
+    if (HALVES == 1)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            sums[0][e] += sums[1][e];
+}
+
+/* sums [16 columns, 8 rows] += W x^T over a slab; `low` and `high` are columns `group`, + 8. */
+__device__ static inline void slab_multiply(float *sums, uint4 low, uint4 high, uint4 x)
+{
+    uint32_t first[4] = {low.x, high.x, low.y, high.y};
+    uint32_t second[4] = {low.z, high.z, low.w, high.w};
+    mma_bf16(sums, first, x.x, x.y);
+    mma_bf16(sums, second, x.z, x.w);
+}
+
+/* ---- the store ----------------------------------------------------------------------------- */
+
+/* What one thread stores of a pass over STEP columns: STEP x rows are no more than threads. */
+struct cell {
+    int column, row;
+    bool here;
+    float bias, old; /* fetched before the sums are there */
+};
+
+template <int STEP>
+__device__ static inline struct cell cell_of(const struct gemm_op &op, int column, int end)
+{
+    struct cell cell = {};
+    cell.column = column + (int)threadIdx.x % STEP;
+    cell.row = (int)threadIdx.x / STEP;
+    cell.here = cell.row < op.rows && cell.column < end;
+    if (cell.here && op.bias != NULL)
+        cell.bias = op.bias[cell.column];
+    if (cell.here && op.add)
+        cell.old = __bfloat162float(
+            __ldcg((const bf16 *)op.out + (int64_t)cell.row * op.ld_out + cell.column));
+    return cell;
+}
+
+/* sums [HALVES] of 16 or 8 columns, as mma leaves them. */
+template <int COLUMNS, int HALVES, int LD>
+__device__ static inline void part_put(float (*part)[LD], const float (*sums)[4])
+{
+    const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+#pragma unroll
+    for (int h = 0; h < HALVES; h++)
+#pragma unroll
+        for (int e = 0; e < (COLUMNS == 16 ? 4 : 2); e++)
+            part[group + e / 2 * 8][8 * h + quad * 2 + e % 2] = sums[h][e];
+}
+
+template <int COLUMNS, int LD>
+__device__ static inline float parts_sum(const float (*part)[COLUMNS][LD], int c, int row,
+                                         float sum)
+{
+#pragma unroll
+    for (int w = 0; w < WARPS; w++)
+        sum += part[w][c][row];
+    return sum;
+}
+
+/* As a product by itself would leave it. */
+__device__ static inline float rounded(float value)
+{
+    return __bfloat162float(__float2bfloat16(value));
+}
+
+__device__ static inline void cell_store(const struct gemm_op &op, const struct cell &cell,
+                                         float value)
+{
+    int64_t to = (int64_t)cell.row * op.ld_out + cell.column;
+    if (op.float_out)
+        ((float *)op.out)[to] = value;
+    else
+        ((bf16 *)op.out)[to] = __float2bfloat16(op.add ? cell.old + rounded(value) : value);
+}
+
+/* ---- launch -------------------------------------------------------------------------------- */
+
+template <typename Shared>
+static enum status stream_launch(struct device *device, const struct gemm_op *op,
+                                 void (*kernel)(struct gemm_op))
+{
+    const size_t bytes = ring_of<Shared>::BYTES;
+    enum status status = shared_raise(kernel, bytes, "gemv");
+    if (status != STATUS_OK)
+        return status;
+    return launch_early(device, kernel, dim3(device->multiprocessors), dim3(THREADS), bytes, "gemv",
+                        *op);
+}
+
+#endif
