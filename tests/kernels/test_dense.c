@@ -236,7 +236,7 @@ static bool check_fused(const struct product *p, bool normed, bool added)
             want[r * p->columns + c] = sum;
         }
     }
-    assert_close_for("fused gemm", packed, want, count, sqrt(square), 1e-5, 5e-3);
+    assert_close_for("fused gemm", packed, want, count, sqrt(square), 1e-5, 6e-3);
     return true;
 }
 
@@ -245,7 +245,7 @@ static void fused_gemm_agrees_with_float64(void **state)
 {
     static const struct {
         int columns, depth;
-    } shapes[] = {{5, 32},      {130, 64},   {2177, 384}, {1100, 512},
+    } shapes[] = {{101, 32},    {130, 64},   {2177, 384}, {1100, 512},
                   {1064, 1536}, {263, 2048}, {77, 3104},  {136, 8960}};
     static const int rows[] = {1, 2, 3, 4, 8, 17};
     int ran = 0;
