@@ -2,18 +2,15 @@
  * columns: one warp has the copy engine fill a ring in shared memory and keeps it full whatever the
  * others do, in copies of kilobytes (it takes about 40 ns to start one); eight warps share each
  * stage's depth and feed mma.sync from it, so that one to sixteen rows cost the same. The ring
- * starts to fill before the kernel ahead has ended. Since a product sums over the depth in any
- * order, lane t of a group of four takes elements 8t .. 8t + 7 of each 32 in both operands: every
- * load is one of 16 bytes.
+ * starts to fill before the kernel ahead has ended.
  *
  * Two forms: a stage is whole columns, one copy, and x stays in registers (a depth of at most
  * 2048); or a stage is a piece of 16 columns, and x is read along with it. */
 #include "kernels/cuda/gemv.h"
+#include "kernels/cuda/gemv_slab.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tensor.cuh"
 
-enum { SLAB = 32, WARPS = 8, THREADS = (WARPS + 1) * 32, RING = 102 << 10, STAGES_MAX = 16 };
+enum { WARPS = 8, THREADS = (WARPS + 1) * 32, RING = 102 << 10, STAGES_MAX = 16 };
 enum { PIECE = 1024, PIECE_COLUMNS = 16, PIECE_STRIDE = PIECE + SLAB };
 
 /* A ring of stages; producer and consumers walk it in step. */
@@ -78,17 +75,7 @@ __device__ static inline void copy_weights(bf16 *to, const bf16 *from, int bytes
                  : "memory");
 }
 
-/* ---- what a block owns --------------------------------------------------------------------- */
-
-struct share {
-    int begin, end; /* columns */
-};
-
-__device__ static inline struct share share_of(int columns)
-{
-    return {(int)((int64_t)columns * blockIdx.x / gridDim.x),
-            (int)((int64_t)columns * (blockIdx.x + 1) / gridDim.x)};
-}
+/* ---- x and the store ------------------------------------------------------------------------ */
 
 /* Eight elements of x for a slab: row `group` + 8h; zeros beyond rows and depth. */
 __device__ static inline uint4 x_of(const struct gemm_op &op, int h, int slab)
@@ -98,15 +85,6 @@ __device__ static inline uint4 x_of(const struct gemm_op &op, int h, int slab)
     if (row >= op.rows || slab * SLAB >= op.depth)
         return make_uint4(0, 0, 0, 0);
     return *(const uint4 *)((const bf16 *)op.x + (int64_t)row * op.ld_x + slab * SLAB + quad * 8);
-}
-
-/* sums [16 columns, 8 rows] += W x^T over a slab. */
-__device__ static inline void slab_multiply(float *sums, uint4 low, uint4 high, uint4 x)
-{
-    uint32_t first[4] = {low.x, high.x, low.y, high.y};
-    uint32_t second[4] = {low.z, high.z, low.w, high.w};
-    mma_bf16(sums, first, x.x, x.y);
-    mma_bf16(sums, second, x.z, x.w);
 }
 
 /* Adds up the warps' parts [WARPS, COLUMNS, rows] of the columns from `column` on. */

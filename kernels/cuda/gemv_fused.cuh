@@ -1,9 +1,6 @@
 /* What the forms of a product of few rows share. Every multiprocessor owns an equal share of the
  * columns: the copy engine fills a ring in shared memory, in copies of kilobytes (it takes about
- * 40 ns to start one); eight warps share each stage's depth and feed mma.sync from it, so that one
- * to sixteen rows cost the same. Since a
- * product sums over the depth in any order, lane t of a group of four takes elements 8t .. 8t + 7
- * of each 32 in both operands: every load is one of 16 bytes.
+ * 40 ns to start one); eight warps share each stage's depth and feed mma.sync from it.
  *
  * The ring starts to fill before the kernel ahead has ended, and two blocks find room on a
  * multiprocessor: while one product is summed up and stored, the next one's weights arrive. */
@@ -11,11 +8,10 @@
 #define JETD_KERNELS_CUDA_GEMV_FUSED_CUH
 
 #include "kernels/cuda/gemv.h"
+#include "kernels/cuda/gemv_slab.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tensor.cuh"
 
-enum { SLAB = 32, WARPS = 8, THREADS = WARPS * 32, STAGES_MAX = 16 };
+enum { WARPS = 8, THREADS = WARPS * 32, STAGES_MAX = 16 };
 /* Shared memory of a block, and how many share a multiprocessor's 228 KB: 6 are left for the small
  * kernels between. */
 enum { BLOCK_BYTES = 110 << 10, BLOCKS = 2 };
@@ -99,17 +95,7 @@ __device__ static inline struct ring ring_open(Shared *shared, bf16 *data, int e
     return ring;
 }
 
-/* ---- what a block owns --------------------------------------------------------------------- */
-
-struct share {
-    int begin, end; /* columns */
-};
-
-__device__ static inline struct share share_of(int columns)
-{
-    return {(int)((int64_t)columns * blockIdx.x / gridDim.x),
-            (int)((int64_t)columns * (blockIdx.x + 1) / gridDim.x)};
-}
+/* ---- x and its products --------------------------------------------------------------------- */
 
 /* Eight elements of x for a slab: row `group` + 8h; zeros beyond rows and depth. Past the first
  * cache, as all that kernels before write: this block may have begun while one of them still read
@@ -140,15 +126,6 @@ __device__ static inline void chains_join(float (*sums)[4])
 #pragma unroll
         for (int e = 0; e < 4; e++)
             sums[0][e] += sums[1][e];
-}
-
-/* sums [16 columns, 8 rows] += W x^T over a slab; `low` and `high` are columns `group`, + 8. */
-__device__ static inline void slab_multiply(float *sums, uint4 low, uint4 high, uint4 x)
-{
-    uint32_t first[4] = {low.x, high.x, low.y, high.y};
-    uint32_t second[4] = {low.z, high.z, low.w, high.w};
-    mma_bf16(sums, first, x.x, x.y);
-    mma_bf16(sums, second, x.z, x.w);
 }
 
 /* ---- the store ----------------------------------------------------------------------------- */
