@@ -4,8 +4,7 @@
 
 enum { PIECE = 1024, COLUMNS = 16, STRIDE = PIECE + SLAB };
 
-template <int HALVES>
-using pieces_shared = struct stream_shared<COLUMNS, HALVES, 1, 1>;
+typedef struct stream_shared<COLUMNS, 1, 1> pieces_shared;
 
 /* Columns that a stage holds: of a narrow product fewer, so that more stages fit. */
 __device__ static inline int stage_columns(int columns)
@@ -39,12 +38,11 @@ __device__ static inline void pieces_fill(const struct gemm_op &op, const struct
     }
 }
 
-template <int HALVES>
 __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_pieces_kernel(struct gemm_op op)
 {
     enum { SLABS = PIECE / SLAB / WARPS };
     extern __shared__ __align__(128) bf16 data[];
-    __shared__ pieces_shared<HALVES> shared;
+    __shared__ pieces_shared shared;
     const int columns = stage_columns(op.columns);
     struct ring ring = ring_open(&shared, data, columns * STRIDE);
     const struct share share = share_of(op.columns);
@@ -56,13 +54,11 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_pieces_kernel(str
     for (int stage = 0; stage < ring.stages && ring_filler(); stage++)
         pieces_fill(op, share, ring, stage, &next);
     launch_wait(); /* weights do not depend on the kernels before, x does */
-    uint4 x[SLABS][HALVES], x_next[SLABS][HALVES];
-    auto x_load = [&](int at, uint4(*to)[HALVES]) {
+    uint4 x[SLABS], x_next[SLABS];
+    auto x_load = [&](int at, uint4 *to) {
 #pragma unroll
         for (int i = 0; i < SLABS; i++)
-#pragma unroll
-            for (int h = 0; h < HALVES; h++)
-                to[i][h] = x_of(op, h, at / SLAB + i * WARPS + warp);
+            to[i] = x_of(op, at / SLAB + i * WARPS + warp);
     };
     x_load(0, x_next);
     for (int column = share.begin; column < share.end; column += COLUMNS) {
@@ -71,9 +67,7 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_pieces_kernel(str
         for (int at = 0; at < op.depth; at += PIECE) {
 #pragma unroll
             for (int i = 0; i < SLABS; i++)
-#pragma unroll
-                for (int h = 0; h < HALVES; h++)
-                    x[i][h] = x_next[i][h];
+                x[i] = x_next[i];
             x_load(at + PIECE < op.depth ? at + PIECE : 0, x_next);
             ring_take(ring);
             const bf16 *from = ring_at(ring, ring.stage) + warp * SLAB + quad * 8;
@@ -83,17 +77,15 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_pieces_kernel(str
                     continue;
                 uint4 low = *(const uint4 *)(from + row_low * STRIDE + i * WARPS * SLAB);
                 uint4 high = *(const uint4 *)(from + row_high * STRIDE + i * WARPS * SLAB);
-#pragma unroll
-                for (int h = 0; h < HALVES; h++)
-                    slab_multiply(sums[chain_of<HALVES>(h, i)], low, high, x[i][h]);
+                slab_multiply(sums[i % CHAINS], low, high, x[i]);
             }
             __syncthreads();
             if (ring_filler())
                 pieces_fill(op, share, ring, ring.stage, &next);
             ring_next(&ring);
         }
-        chains_join<HALVES>(sums);
-        part_put<COLUMNS, HALVES>(shared.part[0][warp], sums);
+        chains_join(sums);
+        part_put<COLUMNS>(shared.part[0][warp], sums[0]);
         __syncthreads();
         if (cell.here)
             cell_store(op, cell,
@@ -103,5 +95,5 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_pieces_kernel(str
 
 enum status gemv_add(struct device *device, const struct gemm_op *op)
 {
-    return stream_launch<pieces_shared<1>>(device, op, gemv_pieces_kernel<1>);
+    return stream_launch<pieces_shared>(device, op, gemv_pieces_kernel);
 }

@@ -6,9 +6,9 @@
 enum { DEPTH_SHORT = 512, DEPTH_MAX = 2048 };
 enum input { PLAIN, NORMED, SILU };
 
-template <int SLABS, int HALVES, enum input INPUT>
-using whole_shared = struct stream_shared<SLABS == 2 ? 16 : 8, HALVES, 2,
-                                          INPUT == NORMED ? SLABS * WARPS * SLAB : 1>;
+template <int SLABS, enum input INPUT>
+using whole_shared =
+    struct stream_shared<SLABS == 2 ? 16 : 8, 2, INPUT == NORMED ? SLABS * WARPS * SLAB : 1>;
 
 /* ---- x, as it comes into the product ------------------------------------------------------- */
 
@@ -37,37 +37,30 @@ __device__ static inline void keep_packed(uint4 &x)
 }
 
 /* What rms_norm would have written of the rows that the block holds. */
-template <int SLABS, int HALVES>
+template <int SLABS>
 __device__ static inline void x_norm(const struct gemm_op &op, const float *norm,
-                                     float (*squares)[8 * HALVES], uint4 (*x)[HALVES])
+                                     float (*squares)[ROWS_MAX], uint4 *x)
 {
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+    float sum = 0.0f;
 #pragma unroll
-    for (int h = 0; h < HALVES; h++) {
-        float sum = 0.0f;
+    for (int i = 0; i < SLABS; i++) {
+        float values[8];
+        unpack8(*(bf16x8 *)&x[i], values);
+        keep_packed(x[i]);
 #pragma unroll
-        for (int i = 0; i < SLABS; i++) {
-            float values[8];
-            unpack8(*(bf16x8 *)&x[i][h], values);
-            keep_packed(x[i][h]);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                sum += values[e] * values[e];
-        }
-        sum = warp_sum<4>(sum);
-        if (quad == 0)
-            squares[warp][8 * h + group] = sum;
+        for (int e = 0; e < 8; e++)
+            sum += values[e] * values[e];
     }
+    sum = warp_sum<4>(sum);
+    if (quad == 0)
+        squares[warp][group] = sum;
     __syncthreads();
-    float factor[HALVES];
+    sum = 0.0f;
 #pragma unroll
-    for (int h = 0; h < HALVES; h++) {
-        float sum = 0.0f;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++)
-            sum += squares[w][8 * h + group];
-        factor[h] = rsqrtf(sum / (float)op.depth + op.epsilon);
-    }
+    for (int w = 0; w < WARPS; w++)
+        sum += squares[w][group];
+    const float factor = rsqrtf(sum / (float)op.depth + op.epsilon);
 #pragma unroll
     for (int i = 0; i < SLABS; i++) {
         int at = (i * WARPS + warp) * SLAB + quad * 8;
@@ -75,15 +68,12 @@ __device__ static inline void x_norm(const struct gemm_op &op, const float *norm
             continue;
         const float4 low = *(const float4 *)(norm + at), high = *(const float4 *)(norm + at + 4);
         const float weight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+        float values[8];
+        unpack8(*(bf16x8 *)&x[i], values);
 #pragma unroll
-        for (int h = 0; h < HALVES; h++) {
-            float values[8];
-            unpack8(*(bf16x8 *)&x[i][h], values);
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                values[e] *= factor[h] * weight[e];
-            *(bf16x8 *)&x[i][h] = pack8(values);
-        }
+        for (int e = 0; e < 8; e++)
+            values[e] *= factor * weight[e];
+        *(bf16x8 *)&x[i] = pack8(values);
     }
     __syncthreads(); /* the weight's memory is the parts' */
 }
@@ -107,12 +97,12 @@ __device__ static inline void whole_fill(const struct gemm_op &op, const struct 
 }
 
 /* A depth of at most SLABS x 256. */
-template <int SLABS, int HALVES, enum input INPUT, bool GATED>
+template <int SLABS, enum input INPUT, bool GATED>
 __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_whole_kernel(struct gemm_op op)
 {
     enum { COLUMNS = SLABS == 2 ? 16 : 8, STEP = GATED ? COLUMNS / 2 : COLUMNS };
     extern __shared__ __align__(128) bf16 data[];
-    __shared__ whole_shared<SLABS, HALVES, INPUT> shared;
+    __shared__ whole_shared<SLABS, INPUT> shared;
     struct ring ring = ring_open(&shared, data, COLUMNS * op.depth);
     const struct share share = share_of(op.columns);
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
@@ -122,17 +112,15 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_whole_kernel(stru
     if (INPUT == NORMED)
         norm_fetch(op, shared.norm);
     launch_wait(); /* weights do not depend on the kernels before, x does */
-    uint4 x[SLABS][HALVES];
+    uint4 x[SLABS];
 #pragma unroll
-    for (int i = 0; i < SLABS; i++)
-#pragma unroll
-        for (int h = 0; h < HALVES; h++) {
-            x[i][h] = x_of(op, h, i * WARPS + warp);
-            if (INPUT == SILU)
-                x[i][h] = silu8(x[i][h]);
-        }
+    for (int i = 0; i < SLABS; i++) {
+        x[i] = x_of(op, i * WARPS + warp);
+        if (INPUT == SILU)
+            x[i] = silu8(x[i]);
+    }
     if (INPUT == NORMED)
-        x_norm<SLABS, HALVES>(op, shared.norm, shared.squares, x);
+        x_norm<SLABS>(op, shared.norm, shared.squares, x);
     int turn = 0;
     for (int column = share.begin; column < share.end; column += STEP) {
         const struct cell cell = cell_of<STEP>(op, column, share.end);
@@ -146,13 +134,11 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_whole_kernel(stru
             uint4 low = *(const uint4 *)(from + i * WARPS * SLAB), high = {};
             if (COLUMNS == 16)
                 high = *(const uint4 *)(from + 8 * op.depth + i * WARPS * SLAB);
-#pragma unroll
-            for (int h = 0; h < HALVES; h++)
-                slab_multiply(sums[chain_of<HALVES>(h, i)], low, high, x[i][h]);
+            slab_multiply(sums[i % CHAINS], low, high, x[i]);
         }
-        chains_join<HALVES>(sums);
+        chains_join(sums);
         auto part = shared.part[turn];
-        part_put<COLUMNS, HALVES>(part[warp], sums);
+        part_put<COLUMNS>(part[warp], sums[0]);
         __syncthreads();
         if (ring_filler())
             whole_fill<STEP, GATED>(op, ring, ring.stage, column + ring.stages * STEP, share.end);
@@ -170,18 +156,18 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_whole_kernel(stru
 
 /* ---- the entries --------------------------------------------------------------------------- */
 
-template <int SLABS, int HALVES, enum input INPUT, bool GATED>
+template <int SLABS, enum input INPUT, bool GATED>
 static enum status whole_launch(struct device *device, const struct gemm_op *op)
 {
-    return stream_launch<whole_shared<SLABS, HALVES, INPUT>>(
-        device, op, gemv_whole_kernel<SLABS, HALVES, INPUT, GATED>);
+    return stream_launch<whole_shared<SLABS, INPUT>>(device, op,
+                                                     gemv_whole_kernel<SLABS, INPUT, GATED>);
 }
 
 template <enum input INPUT, bool GATED>
 static enum status whole_fused(struct device *device, const struct gemm_op *op)
 {
-    return op->depth <= DEPTH_SHORT ? whole_launch<2, 1, INPUT, GATED>(device, op)
-                                    : whole_launch<8, 1, INPUT, GATED>(device, op);
+    return op->depth <= DEPTH_SHORT ? whole_launch<2, INPUT, GATED>(device, op)
+                                    : whole_launch<8, INPUT, GATED>(device, op);
 }
 
 bool gemv_fused_fits(const struct gemm_op *op)
@@ -203,7 +189,7 @@ bool gemv_silu_fits(const struct gemm_op *op)
 
 enum status gemv_silu(struct device *device, const struct gemm_op *op)
 {
-    return whole_launch<2, 1, SILU, false>(device, op);
+    return whole_launch<2, SILU, false>(device, op);
 }
 
 static struct gemm_op gate_up_product(const struct gate_up_op *op)

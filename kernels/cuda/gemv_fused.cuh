@@ -12,6 +12,7 @@
 #include "kernels/cuda/launch.cuh"
 
 enum { WARPS = 8, THREADS = WARPS * 32, STAGES_MAX = 16 };
+enum { ROWS_MAX = 8 }; /* of x, as mma.sync takes them */
 /* Shared memory of a block, and how many share a multiprocessor's 228 KB: 6 are left for the small
  * kernels between. */
 enum { BLOCK_BYTES = 110 << 10, BLOCKS = 2 };
@@ -64,13 +65,13 @@ __device__ static inline uint32_t ring_expect(const struct ring &ring, int stage
 /* ---- a block's shared memory --------------------------------------------------------------- */
 
 /* Warps' parts of the sums of COLUMNS columns, in TURNS; before the first, the norm's weight. */
-template <int COLUMNS, int HALVES, int TURNS, int DEPTH>
+template <int COLUMNS, int TURNS, int DEPTH>
 struct stream_shared {
     union {
-        float part[TURNS][WARPS][COLUMNS][8 * HALVES + 1];
+        float part[TURNS][WARPS][COLUMNS][ROWS_MAX + 1];
         float norm[DEPTH];
     };
-    float squares[WARPS][8 * HALVES];
+    float squares[WARPS][ROWS_MAX];
     uint64_t full[STAGES_MAX];
 };
 
@@ -97,35 +98,26 @@ __device__ static inline struct ring ring_open(Shared *shared, bf16 *data, int e
 
 /* ---- x and its products --------------------------------------------------------------------- */
 
-/* Eight elements of x for a slab: row `group` + 8h; zeros beyond rows and depth. Past the first
+/* Eight elements of x for a slab: row `group`; zeros beyond rows and depth. Past the first
  * cache, as all that kernels before write: this block may have begun while one of them still read
  * older values into it. */
-__device__ static inline uint4 x_of(const struct gemm_op &op, int h, int slab)
+__device__ static inline uint4 x_of(const struct gemm_op &op, int slab)
 {
-    const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-    int row = group + 8 * h;
+    const int row = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
     if (row >= op.rows || slab * SLAB >= op.depth)
         return make_uint4(0, 0, 0, 0);
     return __ldcg(
         (const uint4 *)((const bf16 *)op.x + (int64_t)row * op.ld_x + slab * SLAB + quad * 8));
 }
 
-/* Two chains of dependent products: of the rows' halves, or of every other slab. */
+/* Two chains of dependent products, of every other slab each. */
 enum { CHAINS = 2 };
 
-template <int HALVES>
-__device__ static inline int chain_of(int h, int i)
-{
-    return HALVES == CHAINS ? h : i % CHAINS;
-}
-
-template <int HALVES>
 __device__ static inline void chains_join(float (*sums)[4])
 {
-    if (HALVES == 1)
 #pragma unroll
-        for (int e = 0; e < 4; e++)
-            sums[0][e] += sums[1][e];
+    for (int e = 0; e < 4; e++)
+        sums[0][e] += sums[1][e];
 }
 
 /* ---- the store ----------------------------------------------------------------------------- */
@@ -152,16 +144,14 @@ __device__ static inline struct cell cell_of(const struct gemm_op &op, int colum
     return cell;
 }
 
-/* sums [HALVES] of 16 or 8 columns, as mma leaves them. */
-template <int COLUMNS, int HALVES, int LD>
-__device__ static inline void part_put(float (*part)[LD], const float (*sums)[4])
+/* sums of 16 or 8 columns, as mma leaves them. */
+template <int COLUMNS, int LD>
+__device__ static inline void part_put(float (*part)[LD], const float *sums)
 {
     const int group = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
 #pragma unroll
-    for (int h = 0; h < HALVES; h++)
-#pragma unroll
-        for (int e = 0; e < (COLUMNS == 16 ? 4 : 2); e++)
-            part[group + e / 2 * 8][8 * h + quad * 2 + e % 2] = sums[h][e];
+    for (int e = 0; e < (COLUMNS == 16 ? 4 : 2); e++)
+        part[group + e / 2 * 8][quad * 2 + e % 2] = sums[e];
 }
 
 template <int COLUMNS, int LD>
