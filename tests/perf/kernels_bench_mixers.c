@@ -1,6 +1,7 @@
 #include <stdlib.h>
 
 #include "tests/perf/kernels_bench_case.h"
+#include "tests/perf/mixer_shape.h"
 
 /* ---- attention ---- */
 
@@ -121,29 +122,16 @@ void bench_delta(struct bench *b, const char *name, int sequences, int fresh, in
 void bench_mixer(struct bench *b, const char *name, int sequences, int fresh, int heads, int d_k,
                  int generator)
 {
-    enum { D_V = 256, TAPS = 4 };
+    enum { D_V = MIXER_D_V, TAPS = MIXER_TAPS };
     if (!bench_wanted(b, name))
         return;
     struct ragged batch = bench_batch(b, sequences, fresh, 4096);
     int keys = heads * d_k, values = heads * D_V;
-    struct jet_mixer_op op = {.batch = &batch,
-                              .heads = heads,
-                              .d_k = d_k,
-                              .d_v = D_V,
-                              .taps = TAPS,
-                              .generator = generator,
-                              .head_epsilon = 1e-6f,
-                              .norm_epsilon = 1e-5f,
-                              .k_at = keys,
-                              .v_at = 2 * keys,
-                              .gate_at = 2 * keys + values,
-                              .w1_at = 2 * keys + 2 * values,
-                              .a_at = 2 * keys + 2 * values + generator,
-                              .b_at = 2 * keys + 2 * values + generator + heads};
+    struct jet_mixer_op op = mixer_shape(heads, d_k, generator);
     double state = (double)sequences * keys * D_V * 4.0, bytes, flops, seconds;
     int calls = fresh > 1 ? 2 : state < 16e6 ? 128 : 20; /* more than any cache holds */
 
-    op.ld_projected = (op.b_at + heads + 7) / 8 * 8;
+    op.batch = &batch;
     op.projected = bench_noise(b, (size_t)batch.tokens * (size_t)op.ld_projected * 2);
     op.w2 = bench_noise(b, (size_t)(values * TAPS) * (size_t)generator * 2);
     op.w2_bias = bench_constant(b, (size_t)(values * TAPS), 0.1f);

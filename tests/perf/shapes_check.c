@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "tests/perf/mixer_shape.h"
 
 enum { KEPT_MAX = 256, SIDES = 2, CPU = 0, CUDA = 1, SEQUENCES_MAX = 16 };
 
@@ -378,24 +379,11 @@ static void check_delta(const char *name, const struct sequence *sequences, int 
 static void check_mixer(const char *name, const struct sequence *sequences, int count, int heads,
                         int d_k, int generator)
 {
-    enum { D_V = 256, TAPS = 4 };
+    enum { D_V = MIXER_D_V, TAPS = MIXER_TAPS };
     struct batch batch;
     batch_make(&batch, sequences, count);
     int keys = heads * d_k, values = heads * D_V;
-    struct jet_mixer_op op = {.heads = heads,
-                              .d_k = d_k,
-                              .d_v = D_V,
-                              .taps = TAPS,
-                              .generator = generator,
-                              .head_epsilon = 1e-6f,
-                              .norm_epsilon = 1e-5f,
-                              .k_at = keys,
-                              .v_at = 2 * keys,
-                              .gate_at = 2 * keys + values,
-                              .w1_at = 2 * keys + 2 * values,
-                              .a_at = 2 * keys + 2 * values + generator,
-                              .b_at = 2 * keys + 2 * values + generator + heads};
-    op.ld_projected = (op.b_at + heads + 7) / 8 * 8;
+    struct jet_mixer_op op = mixer_shape(heads, d_k, generator);
     size_t tokens = (size_t)batch.tokens;
     struct twin projected = random_twin(tokens * (size_t)op.ld_projected, 1.0, 0.2, false);
     struct twin w2 = random_twin((size_t)(values * TAPS * generator), 0.1, 0.0, false);
