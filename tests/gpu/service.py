@@ -4,7 +4,6 @@ JETD_DESCRIPTORS (default: what the build keeps for reflection), JETD_TEST_DEVIC
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -78,28 +77,32 @@ class Daemon:
         threading.Thread(target=self.read, daemon=True).start()
         assert self.said.wait(120) and self.address, "".join(self.log)
         self.channel = grpc.insecure_channel(self.address)
-        service = "/jet.v1.Generation/"
-        self.generate = self.channel.unary_stream(
-            service + "Generate",
-            request_serializer=self.pb.GenerateRequest.SerializeToString,
-            response_deserializer=self.pb.GenerateResponse.FromString,
-        )
-        self.rate = self.channel.unary_unary(
-            service + "Score",
-            request_serializer=self.pb.ScoreRequest.SerializeToString,
-            response_deserializer=self.pb.ScoreResponse.FromString,
-        )
+        self.generate = self.method("Generation", "Generate", self.channel.unary_stream)
+        self.rate = self.method("Generation", "Score", self.channel.unary_unary)
+        self.drain = self.method("Control", "Drain", self.channel.unary_unary)
         return self
 
+    def method(self, service, name, kind):
+        return kind(
+            f"/jet.v1.{service}/{name}",
+            request_serializer=getattr(self.pb, name + "Request").SerializeToString,
+            response_deserializer=getattr(self.pb, name + "Response").FromString,
+        )
+
     def __exit__(self, kind, *_):
+        """By Drain, which needs no mpirun that hands signals on."""
+        try:
+            self.drain(self.pb.DrainRequest(), timeout=10)
+            code = self.process.wait(30)
+        except (grpc.RpcError, subprocess.TimeoutExpired) as error:
+            code = error
+            self.process.kill()  # mpirun's ranks end with it
+            self.process.wait()
         self.channel.close()
-        # mpirun hands SIGUSR1 on, and kills its ranks a second after SIGTERM.
-        self.process.send_signal(signal.SIGUSR1 if self.ranks > 1 else signal.SIGTERM)
-        code = self.process.wait(30)
         if kind is not None:
             print("".join(self.log[-20:]))
         elif code != 0:
-            raise SystemExit("jetd ended with %d\n%s" % (code, "".join(self.log[-20:])))
+            raise SystemExit("jetd did not end well: %s\n%s" % (code, "".join(self.log[-20:])))
 
     def score(self, ids):
         return list(self.rate(self.pb.ScoreRequest(token_ids=self.pb.TokenIds(ids=ids))).logprobs)
