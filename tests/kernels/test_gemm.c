@@ -77,11 +77,12 @@ static void check_product(const struct product *p)
             const float *x = p->x + r * p->ld_x, *w = p->weight + c * p->depth;
             double bias = p->biased ? p->bias[c] : 0.0;
             packed[r * p->columns + c] = value;
-            want[r * p->columns + c] = ref_dot(x, w, (size_t)p->depth) + bias;
-            square += ref_dot_square(x, w, (size_t)p->depth) + bias * bias;
+            double sum = ref_dot(x, w, (size_t)p->depth) + bias;
+            want[r * p->columns + c] = sum;
+            square += ref_dot_square(x, w, (size_t)p->depth) + bias * bias + sum * sum;
         }
     }
-    /* Tensor cores cut a sum's last bits off at every 16 of the depth. */
+    /* Of the terms' size, and of the sum's, which is rounded too. Tensor cores cut a sum's last bits off at every 16 of the depth. */
     double wide = p->depth > 4096 ? 1e-5 * p->depth / 4096 : 1e-5;
     assert_close_for("gemm", packed, want, count, sqrt(square), 1e-6, p->float_out ? wide : 5e-3);
 }
