@@ -59,7 +59,7 @@ __device__ static inline void stages_init(uint32_t barriers)
 {
     for (int stage = 0; stage < STAGES; stage++) {
         barrier_init(barriers + stage * 8, 1);
-        barrier_init(barriers + (STAGES + stage) * 8, block_groups() * THREADS / 32);
+        barrier_init(barriers + (STAGES + stage) * 8, block_groups() * THREADS);
     }
     barrier_init_done();
 }
@@ -76,12 +76,10 @@ __device__ static inline void stage_wait_free(uint32_t barriers, int chunk)
         barrier_wait(barriers + (STAGES + chunk % STAGES) * 8, chunk / STAGES % 2 ^ 1);
 }
 
-/* This warp is done with a chunk. */
+/* This thread is done with a chunk. */
 __device__ static inline void stage_release(uint32_t barriers, int chunk)
 {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0)
-        barrier_arrive(barriers + (STAGES + chunk % STAGES) * 8);
+    barrier_arrive(barriers + (STAGES + chunk % STAGES) * 8);
 }
 
 /* Computing warpgroups a block: two, once there are more slabs than multiprocessors. */
