@@ -97,6 +97,8 @@ static void same_samples_on_every_mesh(void **state)
 static void draws_follow_the_formulas(void **state)
 {
     (void)state;
+    if (SLOW)
+        skip(); /* draws of same_samples_on_every_mesh */
     run_everywhere(0, 5, scenario_draws, NULL);
 }
 
@@ -168,6 +170,8 @@ static enum status watched_mixer(struct device *device, const struct jet_mixer_o
 static void steps_ask_for_prepared_products_alone(void **state)
 {
     (void)state;
+    if (SLOW)
+        skip(); /* one thread */
     watched = *backend_find("cpu");
     watched.gemm_prepare = watched_prepare;
     watched.gemm = watched_gemm;

@@ -277,7 +277,9 @@ sanitized() {
             name=$tool-$(basename "$test")-$mode
             [ -f "$out/$name.log" ] || continue
             summary=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$name.log" | sed 's/=* //')
-            found=$(grep -cE '^=+ (Invalid|Error|Program hit|Warning: Race)' "$out/$name.log")
+            # not counted: the library's own kernels, and a program that the clock stopped
+            found=$(grep -E '^=+ (Invalid|Error|Program hit|Warning: Race)' "$out/$name.log" |
+                grep -cvE 'at nvjet_|process didn.t terminate|^=+ Error: *$')
             [ "$found" -gt 0 ] && fail "$name"
             ended=$(grep -cE ' OK \]| ok$' "$out/$name.log")
             line "$name" "${summary:-stopped after $limit s}; $ended tests ended, $found reports"

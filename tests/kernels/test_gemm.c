@@ -82,7 +82,8 @@ static void check_product(const struct product *p)
             square += ref_dot_square(x, w, (size_t)p->depth) + bias * bias + sum * sum;
         }
     }
-    /* Of the terms' size, and of the sum's, which is rounded too. Tensor cores cut a sum's last bits off at every 16 of the depth. */
+    /* Of the terms' size, and of the sum's, which is rounded too. Tensor cores cut a sum's last
+     * bits off at every 16 of the depth. */
     double wide = p->depth > 4096 ? 1e-5 * p->depth / 4096 : 1e-5;
     assert_close_for("gemm", packed, want, count, sqrt(square), 1e-6, p->float_out ? wide : 5e-3);
 }
