@@ -264,14 +264,15 @@ static int comm_failed(struct fabric_nccl *end, ncclResult_t *result)
     return COMMS;
 }
 
-/* The kernels that wait for a lost rank end with their communicator; then the job does. */
+/* Ends the job, and with this process the kernels that wait for a lost rank. Not by ncclCommAbort:
+ * it would let them end with partial sums, from which tokens could be made, and it waits for every
+ * recording that holds a collective to be freed, which a rank in a step cannot promise. */
 static void fail(struct fabric_nccl *end, int which, ncclResult_t result)
 {
     char why[256];
     snprintf(why, sizeof why, "rank %d: NCCL: the %s group failed: %s", end->core.door.rank,
              nccl_names[which], end->calls.error_string(result));
     atomic_store(&end->failed, true);
-    nccl_groups_abort(end);
     end->host->ops->abort(end->host, STATUS_PEER_LOST, why);
 }
 
@@ -286,13 +287,6 @@ static void *poll_main(void *context)
         int which = comm_failed(end, &result);
         if (which < COMMS)
             fail(end, which, result);
-        pthread_mutex_unlock(&end->lock);
-    }
-    /* Whoever ended the job: kernels that wait for a rank that is gone end now, and with them this
-     * rank's waits for the device. */
-    if (nccl_is_over(end)) {
-        pthread_mutex_lock(&end->lock);
-        nccl_groups_abort(end);
         pthread_mutex_unlock(&end->lock);
     }
     return NULL;

@@ -48,7 +48,6 @@ enum status nccl_settle(struct fabric_nccl *end, ncclComm_t comm, ncclResult_t r
 enum status nccl_groups_open(struct fabric_nccl *end, struct error *error);
 /* Uses every connection once. */
 enum status nccl_groups_warm(struct fabric_nccl *end, struct error *error);
-void nccl_groups_abort(struct fabric_nccl *end);
 void nccl_groups_close(struct fabric_nccl *end);
 
 #endif

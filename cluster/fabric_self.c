@@ -1,11 +1,15 @@
-/* One rank: every collective is the identity, nobody to publish to. */
+/* One rank: every collective is the identity, nobody to publish to. Its watch judges it alone: a
+ * device that hangs must not keep requests waiting for ever. */
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "cluster/fabric.h"
+#include "cluster/watch.h"
 #include "daemon/base/log.h"
 
 static void self_close(struct fabric *fabric)
 {
+    watch_close(fabric_core(fabric)->watch);
     fabric_core_close(fabric_core(fabric));
     free(fabric);
 }
@@ -15,6 +19,18 @@ static void self_abort(struct fabric *fabric, enum status status, const char *wh
     (void)status;
     if (!atomic_exchange(fabric_core(fabric)->aborted, true))
         log_error("%s", why);
+}
+
+static void self_announce(void *context, const char *why)
+{
+    self_abort(context, STATUS_PEER_LOST, why);
+}
+
+/* What the rank is stuck in cannot be undone. */
+static void self_end(void *context)
+{
+    (void)context;
+    _exit(status_exit_code(STATUS_PEER_LOST));
 }
 
 static const struct fabric_ops self_ops = {
@@ -33,7 +49,10 @@ enum status fabric_open_self(const struct fabric_options *options, struct fabric
     struct fabric_core *core = calloc(1, sizeof *core);
     if (core == NULL)
         return error_set(error, STATUS_NO_MEMORY, "no memory for a fabric");
+    const struct watch_link link = {.context = core, .announce = self_announce, .end = self_end};
     enum status status = fabric_core_open(core, options, 0, &self_ops, NULL, error);
+    if (status == STATUS_OK)
+        status = watch_open(options, 0, 1, &link, &core->watch, error);
     if (status != STATUS_OK) {
         self_close(&core->door);
         return status;

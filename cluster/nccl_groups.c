@@ -13,8 +13,9 @@ static enum status refuse(struct fabric_nccl *end, ncclResult_t result, const ch
     const char *detail = end->calls.last_error(NULL);
     log_error("NCCL: %s: %s%s%s", what, end->calls.error_string(result),
               detail != NULL && *detail != '\0' ? ": " : "", detail != NULL ? detail : "");
-    bool ours = result == ncclInvalidArgument || result == ncclInvalidUsage;
-    return ours ? STATUS_INTERNAL : STATUS_PEER_LOST;
+    if (result == ncclInvalidArgument || result == ncclInvalidUsage)
+        return STATUS_INTERNAL;
+    return result == ncclUnhandledCudaError ? STATUS_DEVICE : STATUS_PEER_LOST;
 }
 
 enum status nccl_settle(struct fabric_nccl *end, ncclComm_t comm, ncclResult_t result,
@@ -31,15 +32,6 @@ enum status nccl_settle(struct fabric_nccl *end, ncclComm_t comm, ncclResult_t r
             result = asked;
     }
     return result == ncclSuccess ? STATUS_OK : refuse(end, result, what);
-}
-
-void nccl_groups_abort(struct fabric_nccl *end)
-{
-    for (int i = 0; i < COMMS; i++) {
-        if (end->comm[i] != NULL)
-            end->calls.comm_abort(end->comm[i]);
-        end->comm[i] = NULL;
-    }
 }
 
 /* Every group's first member makes the group's number; all ranks go through all axes. */

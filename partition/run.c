@@ -65,7 +65,7 @@ static enum status results_run(struct stage *stage, const struct step *step,
     const struct rank_plan *rank = stage->rank;
     const struct fabric_ops *ops = stage->fabric->ops;
     size_t bytes = (size_t)step->rows * sizeof *results;
-    if (step->rows == 0 || (!rank->first && !rank->last))
+    if (!rank->first && !rank->last)
         return STATUS_OK;
     if (rank->last && !rank->first)
         TRY(ops->send_host(stage->fabric, AXIS_PIPELINE, 0, results, bytes));
@@ -81,7 +81,7 @@ static enum status results_fetch(struct stage *stage, const struct step *step, i
 {
     struct lane *lane = &stage->lane[index];
     bool by_host = stage->rank->last && !stage->rank->first;
-    if (step->rows == 0 || (stage->fabric->rank != 0 && !by_host))
+    if (stage->fabric->rank != 0 && !by_host)
         return STATUS_OK;
     TRY(stage->backend->fetch(stage->device, index, lane->results, stage->scratch.outcome,
                               (size_t)step->rows * sizeof *lane->results));
@@ -89,10 +89,23 @@ static enum status results_fetch(struct stage *stage, const struct step *step, i
     return by_host ? stage->backend->wait(stage->device, index) : STATUS_OK;
 }
 
+/* A step without rows, a piece of a prompt, ends on rank 0 when its device work does, like any
+ * other: else more steps than the depth would be under way. */
+static enum status nothing_fetch(struct stage *stage, int index)
+{
+    struct lane *lane = &stage->lane[index];
+    if (stage->fabric->rank != 0 || stage->backend->fetch == NULL)
+        return STATUS_OK;
+    lane->fetched = true;
+    return stage->backend->fetch(stage->device, index, lane->results, stage->scratch.x, 0);
+}
+
 /* Results of a step whose device work is enqueued. */
 static enum status results_take(struct stage *stage, const struct step *step, int index)
 {
     struct lane *lane = &stage->lane[index];
+    if (step->rows == 0)
+        return nothing_fetch(stage, index);
     if (results_streamed(stage))
         return stage->rank->first ? results_expect(stage, step, lane) : STATUS_OK;
     if (stage->rank->last)

@@ -345,7 +345,7 @@ static void end_of_a_wait_is_progress(void **state)
     assert_int_equal(atomic_load(&loader.late), 0);
 }
 
-/* ---- deadline ------------------------------------------------------------------------------- */
+/* ---- ends of a process ---------------------------------------------------------------------- */
 
 static int exit_code_of(void (*run)(void))
 {
@@ -379,6 +379,47 @@ static void deadline_ends_the_process(void **state)
     assert_int_equal(exit_code_of(expire), 1);
 }
 
+/* One step of `seconds`, or loading of that long, by a rank that has no other to wait for. */
+static void run_alone(double seconds, bool loading)
+{
+    struct fabric_options options = {.mesh = {1, 1, 1}, .step_timeout = 0.3, .load_timeout = 0.3};
+    struct error error = {.status = STATUS_OK};
+    struct fabric *fabric;
+    if (fabric_open_self(&options, &fabric, &error) != STATUS_OK)
+        _exit(3);
+    if (loading)
+        fabric_load_mark(fabric);
+    else
+        fabric_step_begin(fabric, 7);
+    clock_sleep((int64_t)(seconds * (double)CLOCK_SECOND));
+    fabric_load_end(fabric);
+    clock_sleep(CLOCK_SECOND / 2); /* idle for longer than a step may be */
+    fabric_close(fabric);
+}
+
+static void short_step(void)
+{
+    run_alone(0.01, false);
+}
+
+static void endless_step(void)
+{
+    run_alone(60, false);
+}
+
+static void endless_load(void)
+{
+    run_alone(60, true);
+}
+
+static void a_rank_alone_is_watched_too(void **state)
+{
+    (void)state;
+    assert_int_equal(exit_code_of(short_step), 0);
+    assert_int_equal(exit_code_of(endless_step), 1);
+    assert_int_equal(exit_code_of(endless_load), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -393,6 +434,7 @@ int main(void)
         cmocka_unit_test(follower_logs_then_answers),
         cmocka_unit_test(end_of_a_wait_is_progress),
         cmocka_unit_test(deadline_ends_the_process),
+        cmocka_unit_test(a_rank_alone_is_watched_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -188,6 +188,74 @@ static void steps_ask_for_prepared_products_alone(void **state)
     rig_backend = NULL;
 }
 
+/* A device that works on after its calls have returned, until `done`. */
+static struct backend late;
+static struct {
+    bool done;
+    int waits;
+} device_work;
+
+static enum status late_fetch(struct device *device, int lane, void *to_host, const void *from,
+                              size_t bytes)
+{
+    (void)lane;
+    device_work.done = false;
+    return backend_find("cpu")->download(device, to_host, from, bytes);
+}
+
+static enum status late_wait(struct device *device, int lane)
+{
+    (void)device;
+    (void)lane;
+    device_work.waits++;
+    device_work.done = true;
+    return STATUS_OK;
+}
+
+static bool late_ready(struct device *device, int lane)
+{
+    (void)device;
+    (void)lane;
+    return device_work.done;
+}
+
+static void piece_of_a_prompt(struct rig *rig, void *unused)
+{
+    const struct step_sequence sequence = {.tokens = 8, .new_blocks = 1};
+    const int32_t block = 0;
+    struct error error = {.status = STATUS_OK};
+    struct step step;
+    size_t length;
+    int rows = -1;
+    (void)unused;
+    rig_begin(rig);
+    assert_int_equal(step_add_sequence(rig->builder, &sequence, rig->fixture->prompt, &block),
+                     STATUS_OK);
+    const void *bytes = step_finish(rig->builder, &length);
+    assert_int_equal(step_decode(&rig->shape, bytes, length, &step, &error), STATUS_OK);
+    assert_int_equal(stage_submit(rig->stage, &step, &error), STATUS_OK);
+    assert_false(stage_ready(rig->stage));
+    device_work.done = true;
+    assert_true(stage_ready(rig->stage));
+    assert_int_equal(stage_collect(rig->stage, rig->results, &rows, &error), STATUS_OK);
+    assert_int_equal(rows, 0);
+    assert_int_equal(device_work.waits, 1);
+}
+
+static void a_piece_without_rows_is_waited_for(void **state)
+{
+    (void)state;
+    late = *backend_find("cpu");
+    late.fetch = late_fetch;
+    late.wait = late_wait;
+    late.ready = late_ready;
+    rig_backend = &late;
+    struct fixture *fixture = fixture_open(folders[0]);
+    assert_int_equal(rig_threads(fixture, meshes[0], piece_of_a_prompt, NULL), 0);
+    fixture_close(fixture);
+    rig_backend = NULL;
+}
+
 /* Whatever the pools hold, NaN even, is nothing to a new sequence, an idle one included. */
 static void spoil(struct stage *stage)
 {
@@ -245,6 +313,7 @@ int main(void)
         cmocka_unit_test(draws_follow_the_formulas),
         cmocka_unit_test(one_bad_row_harms_no_other),
         cmocka_unit_test(steps_ask_for_prepared_products_alone),
+        cmocka_unit_test(a_piece_without_rows_is_waited_for),
         cmocka_unit_test(few_recordings_serve_every_size),
         cmocka_unit_test(recordings_give_way),
     };
