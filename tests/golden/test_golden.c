@@ -229,17 +229,21 @@ static void piece_of_a_prompt(struct rig *rig, void *unused)
     int rows = -1;
     (void)unused;
     rig_begin(rig);
-    assert_int_equal(step_add_sequence(rig->builder, &sequence, rig->fixture->prompt, &block),
-                     STATUS_OK);
+    if (step_add_sequence(rig->builder, &sequence, rig->fixture->prompt, &block) != STATUS_OK)
+        rig_fail(rig, "no room for a sequence");
     const void *bytes = step_finish(rig->builder, &length);
-    assert_int_equal(step_decode(&rig->shape, bytes, length, &step, &error), STATUS_OK);
-    assert_int_equal(stage_submit(rig->stage, &step, &error), STATUS_OK);
-    assert_false(stage_ready(rig->stage));
+    if (step_decode(&rig->shape, bytes, length, &step, &error) != STATUS_OK ||
+        stage_submit(rig->stage, &step, &error) != STATUS_OK)
+        rig_fail(rig, "%s", error.text);
+    if (stage_ready(rig->stage))
+        rig_fail(rig, "ready while its device works");
     device_work.done = true;
-    assert_true(stage_ready(rig->stage));
-    assert_int_equal(stage_collect(rig->stage, rig->results, &rows, &error), STATUS_OK);
-    assert_int_equal(rows, 0);
-    assert_int_equal(device_work.waits, 1);
+    if (!stage_ready(rig->stage))
+        rig_fail(rig, "not ready when its device is done");
+    if (stage_collect(rig->stage, rig->results, &rows, &error) != STATUS_OK || rows != 0)
+        rig_fail(rig, "%d rows, %s", rows, error.text);
+    if (device_work.waits != 1)
+        rig_fail(rig, "%d waits for the device", device_work.waits);
 }
 
 static void a_piece_without_rows_is_waited_for(void **state)
