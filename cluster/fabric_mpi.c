@@ -91,6 +91,12 @@ static enum status wait_all(struct fabric_mpi *end, int count, bool idle)
     }
 }
 
+static enum status mismatch(int peer, int tag, int length, size_t wanted)
+{
+    log_error("rank %d sent %d bytes (tag %d) where %zu were expected", peer, length, tag, wanted);
+    return STATUS_PEER_MISMATCH;
+}
+
 static enum status mpi_exchange(struct fabric_core *core, int tag, const struct transfer *sends,
                                 int send_count, const struct transfer *receives, int receive_count)
 {
@@ -111,7 +117,7 @@ static enum status mpi_exchange(struct fabric_core *core, int tag, const struct 
         int length = 0;
         MPI_Get_count(&end->statuses[i], MPI_BYTE, &length);
         if ((size_t)length != receives[i].bytes)
-            status = STATUS_PEER_MISMATCH;
+            status = mismatch(receives[i].peer, tag, length, receives[i].bytes);
     }
     return status;
 }
@@ -144,7 +150,7 @@ static enum status mpi_take(struct fabric_core *core, int tag, int peer, void *b
     if (status != STATUS_OK)
         return status;
     if (length < 0 || (size_t)length > room)
-        return STATUS_PEER_MISMATCH;
+        return mismatch(peer, tag, length, room);
     status = mpi_check(MPI_Imrecv(bytes, length, MPI_BYTE, &message, &end->requests[0]),
                        "receiving a step");
     if (status == STATUS_OK)

@@ -73,6 +73,9 @@ static enum status take_one(struct hub *hub, int from, int to, int tag, void *by
     if (hub->aborted)
         return STATUS_ABORTED;
     bool fits = box->tag == tag && box->bytes <= room;
+    if (!fits)
+        log_error("rank %d sent %zu bytes (tag %d) where at most %zu (tag %d) were expected", from,
+                  box->bytes, box->tag, room, tag);
     *length = box->bytes;
     box->state = MAIL_TAKING;
     if (fits && box->bytes > 0) {

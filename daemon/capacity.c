@@ -81,9 +81,15 @@ enum status capacity_check(const struct settings *settings, const struct capacit
     return settings->batch_invariant ? check_invariant(settings, place, error) : STATUS_OK;
 }
 
+enum { RESERVE = 256 << 20 }; /* bytes of a rank */
+
 uint64_t capacity_gpu_share(const struct settings *settings, uint64_t total, uint64_t available,
                             int sharers)
 {
+    /* What is free is never planned to the last byte: kernels that load late, the grain of
+     * allocations and the first use of a library take some of it. */
+    const uint64_t reserve = (uint64_t)RESERVE * (uint64_t)sharers;
     uint64_t share = (uint64_t)((double)total * settings->gpu_memory_utilization);
-    return (share < available ? share : available) / (uint64_t)sharers;
+    uint64_t room = available > reserve ? available - reserve : 0;
+    return (share < room ? share : room) / (uint64_t)sharers;
 }

@@ -1,8 +1,8 @@
 /* The engine: owns all mutable serving state in one thread. Requests go in through a bounded
  * queue; each turn the scheduler composes a step, the executor runs it on every rank, and the
  * engine commits its results: tokens to streams, slots and blocks back to pools. Step n + 1 is
- * composed while step n runs: the tokens of n are not known then, so a sequence that ends by a stop
- * runs at most one step too many, whose result is dropped. */
+ * composed while those before it run: their tokens are not known then, so a sequence that ends by a
+ * stop runs as many steps too many as were under way (plan_depth), whose results are dropped. */
 #ifndef JETD_DAEMON_ENGINE_H
 #define JETD_DAEMON_ENGINE_H
 

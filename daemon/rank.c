@@ -177,19 +177,22 @@ enum status rank_print_plan(const struct settings *settings, struct error *error
 /* What ranks must agree on before a token is served. */
 struct agreement {
     uint64_t plan, checkpoint;
-    int32_t limit, unused;
+    int32_t limit, batch_invariant;
     char version[16];
 };
 
-static enum status agree(const struct rank *rank, struct error *error)
+static enum status agree(const struct settings *settings, const struct rank *rank,
+                         struct error *error)
 {
     struct agreement own = {
         .plan = rank->plan->digest,
         .checkpoint = checkpoint_digest(rank->checkpoint),
         .limit = rank->limit,
+        .batch_invariant = settings->batch_invariant,
     };
     strncpy(own.version, JETD_VERSION, sizeof own.version - 1);
-    return fabric_agree(rank->fabric, &own, sizeof own, "model, plan or version", error);
+    return fabric_agree(rank->fabric, &own, sizeof own, "model, plan, --batch-invariant or version",
+                        error);
 }
 
 /* ---- fabric and device -------------------------------------------------------------------- */
@@ -381,7 +384,7 @@ static enum status record_steps(struct rank *rank, struct error *error)
 static enum status open_stage(const struct settings *settings, struct rank *rank,
                               struct error *error)
 {
-    (void)settings;
+    (void)settings; /* a part like the others */
     int64_t started = clock_now();
     struct progress progress = {rank->fabric, started + CLOCK_SECOND};
     struct stage_options options = {
@@ -419,7 +422,7 @@ static enum status open_plan(const struct settings *settings, struct rank *rank,
     if (rank->fabric->rank == 0)
         warn_length(rank->plan);
     plan_step_shape(rank->plan, &rank->shape);
-    return agree(rank, error);
+    return agree(settings, rank, error);
 }
 
 /* Each is progress to the watch, which names a rank that makes none. */
@@ -427,8 +430,9 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
                               struct error *error)
 {
     typedef enum status open_part(const struct settings *, struct rank *, struct error *);
-    static open_part *const parts[] = {open_device,    attach_fabric,   check_place, open_model,
-                                       open_tokenizer, open_checkpoint, open_plan,   open_stage};
+    /* Files before the device: a bad one is known before anything is taken from a GPU. */
+    static open_part *const parts[] = {open_model,    open_checkpoint, open_tokenizer, open_device,
+                                       attach_fabric, check_place,     open_plan,      open_stage};
     enum status status = STATUS_OK;
     if (rank->fabric == NULL)
         status = open_fabric(settings, rank, error);

@@ -41,7 +41,7 @@ static const struct option_entry entries[] = {
     {"max-model-len", NULL, OPTION_INT, "0", "TOKENS",
      "longest sequence, prompt and output, at least 2; 0: the model's max_position_embeddings", 0, 1 << 30, NULL, AT(max_model_len)},
     {"max-num-seqs", NULL, OPTION_INT, "0", "N",
-     "sequences that run at once; 0: 64 on the cpu, 256 on cuda", 0, 65536, NULL, AT(max_num_seqs)},
+     "sequences that run at once; 0: 64 on the cpu, 256 on cuda", 0, 65535, NULL, AT(max_num_seqs)},
     {"max-num-batched-tokens", NULL, OPTION_INT, "0", "TOKENS",
      "tokens of one step, prompts in chunks included; 0: 512 on the cpu, 8192 on cuda, or max-num-seqs if that is more", 0, 1 << 20, NULL, AT(max_num_batched_tokens)},
     {"block-size", NULL, OPTION_INT, "64", "TOKENS",

@@ -145,3 +145,13 @@ enum status checkpoint_read(const struct checkpoint *checkpoint, const struct te
     }
     return read_piece(&piece, row, rows, column, columns, error);
 }
+
+enum status checkpoint_unchanged(const struct checkpoint *checkpoint, struct error *error)
+{
+    for (int i = 0; i < checkpoint->files; i++) {
+        enum status status = safetensors_unchanged(&checkpoint->file[i], error);
+        if (status != STATUS_OK)
+            return status;
+    }
+    return STATUS_OK;
+}

@@ -225,6 +225,8 @@ enum status weights_load(struct stage *stage, const struct stage_options *option
     for (int i = 0; status == STATUS_OK && i < span_size(stage->rank->layers); i++)
         status = layer_load(&l, i);
     if (status == STATUS_OK)
+        status = checkpoint_unchanged(options->checkpoint, error);
+    if (status == STATUS_OK)
         progress(&l, stage->rank->weight_bytes - l.done);
     free(l.staging);
     return status;

@@ -101,6 +101,9 @@ const struct tensor_entry *checkpoint_find(const struct checkpoint *checkpoint, 
 enum status checkpoint_read(const struct checkpoint *checkpoint, const struct tensor_entry *tensor,
                             uint64_t row, uint64_t rows, uint64_t column, uint64_t columns,
                             enum dtype dtype, void *out, uint64_t ld_out, struct error *error);
+/* That no file changed since it was opened, for whoever has read the last piece: an earlier read
+ * may have met half of a change. STATUS_CORRUPT naming the file. */
+enum status checkpoint_unchanged(const struct checkpoint *checkpoint, struct error *error);
 /* Digest of names, shapes, dtypes, offsets and sizes: what ranks compare. */
 uint64_t checkpoint_digest(const struct checkpoint *checkpoint);
 
@@ -184,7 +187,8 @@ struct stage_options {
     void *progress_context;
 };
 
-/* Loads this rank's pieces, allocates pools and scratch. Nothing is allocated after this. */
+/* Loads this rank's pieces, allocates pools and scratch. Steps allocate nothing, but for the
+ * recording of a new shape of decode steps, whose memory the plan counts. */
 enum status stage_open(const struct stage_options *options, struct stage **stage,
                        struct error *error);
 void stage_close(struct stage *stage);

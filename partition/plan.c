@@ -84,7 +84,7 @@ static enum status check_mesh(const struct model_config *m, struct mesh mesh, st
 static enum status check_limits(const struct model_config *m, struct limits *limits,
                                 struct error *error)
 {
-    enum { SEQS_MOST = 65536, TOKENS_MOST = 1 << 20 };
+    enum { SEQS_MOST = 65535 /* a grid's height */, TOKENS_MOST = 1 << 20 };
     if (limits->max_model_len == 0)
         limits->max_model_len = m->max_position;
     const struct {

@@ -11,6 +11,7 @@
  * still be under way, which recording_free allows (kernels.h). */
 #include <stdlib.h>
 
+#include "daemon/base/guard.h"
 #include "partition/stage.h"
 
 enum { CONTEXT_LEAST = 1024 };
@@ -113,9 +114,13 @@ static enum status replay_record(struct stage *stage, const struct step *step,
                                  enum status (*part)(struct stage *, const struct step *),
                                  struct replay *replay)
 {
-    TRY(stage->backend->record_begin(stage->device));
-    enum status status = part(stage, step);
-    enum status ended = stage->backend->record_end(stage->device, &replay->recording);
+    guard_leave(); /* a recording takes memory, once */
+    enum status status = stage->backend->record_begin(stage->device), ended = status;
+    if (status == STATUS_OK) {
+        status = part(stage, step);
+        ended = stage->backend->record_end(stage->device, &replay->recording);
+    }
+    guard_enter("step");
     return status != STATUS_OK ? status : ended;
 }
 

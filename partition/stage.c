@@ -12,8 +12,8 @@ static enum status region_create(struct stage *stage, int index, uint64_t bytes,
         return STATUS_OK;
     enum status status = stage->backend->allocate(stage->device, bytes, &stage->memory[index]);
     if (status != STATUS_OK)
-        return error_set(error, STATUS_NO_MEMORY, "rank %d: no memory for %llu bytes of %s",
-                         stage->rank->rank, (unsigned long long)bytes, what);
+        return error_set(error, status, "rank %d: %llu bytes for %s: %s", stage->rank->rank,
+                         (unsigned long long)bytes, what, status_name(status));
     region->base = stage->memory[index];
     return STATUS_OK;
 }
@@ -98,9 +98,12 @@ static enum status host_open(struct stage *stage, struct error *error)
         return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");
     if (stage->rank->last && head_create(stage) != STATUS_OK)
         return error_set(error, STATUS_NO_MEMORY, "head: out of host memory");
-    if (lanes_open(stage, rows) != STATUS_OK || replays_create(stage) != STATUS_OK)
-        return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");
-    return STATUS_OK;
+    enum status status = lanes_open(stage, rows);
+    if (status == STATUS_OK)
+        status = replays_create(stage);
+    return status == STATUS_OK ? status
+                               : error_set(error, status, "rank %d: room for steps: %s",
+                                           stage->rank->rank, status_name(status));
 }
 
 enum status stage_open(const struct stage_options *options, struct stage **out, struct error *error)

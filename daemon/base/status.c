@@ -64,7 +64,9 @@ int status_exit_code(enum status status)
 {
     if (status == STATUS_OK)
         return 0;
-    return status == STATUS_CONFIG ? 2 : 1;
+    if (status == STATUS_DEVICE)
+        return 3;
+    return status == STATUS_CONFIG || status == STATUS_CORRUPT ? 2 : 1;
 }
 
 enum status error_set(struct error *error, enum status status, const char *format, ...)

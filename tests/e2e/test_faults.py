@@ -87,12 +87,19 @@ def test_impossible_options_of_one_rank_are_code_2():
     assert "rank 1: --model and --model-config exclude each other" in result.stderr, result.stderr
 
 
-def test_ranks_that_wait_for_each_other_while_loading():
-    """Rank 0 compares devices, which rank 1 was told not to."""
-    common = ["--model", str(TINY), "--load-timeout", "2"]
+def test_ranks_that_lose_step_while_loading():
+    """Rank 0 compares devices, which rank 1 was told not to: their next messages do not match."""
+    common = ["--model", str(TINY), "--load-timeout", "10"]
     result = run_pair([*common, "--fabric", "auto"], [*common, "--fabric", "mpi"])
     assert result.returncode != 0
-    assert re.search(r"rank \d stalled while loading \(no progress", result.stderr), result.stderr
+    assert re.search(r"rank \d sent \d+ bytes .*where \d+ were expected", result.stderr), result.stderr
+
+
+def test_ranks_of_which_one_is_batch_invariant_refuse():
+    common = ["--model", str(TINY)]
+    result = run_pair([*common, "--batch-invariant"], common)
+    assert result.returncode != 0
+    assert "rank 1" in result.stderr and "--batch-invariant" in result.stderr, result.stderr
 
 
 def test_limit_on_steps_follows_device_and_tokens(start):

@@ -103,11 +103,17 @@ def unknown_rope(folder):
 def test_a_hostile_folder_is_refused_by_name(folder, spoil, names):
     spoil(folder)
     code, _, log = run("--model", str(folder))
-    assert code in (1, 2), (code, log)  # neither served nor fell to a signal
+    assert code == 2, (code, log)
     errors = [line for line in log.splitlines() if "error" in line]
     assert len(errors) == 1, log
     for name in names:
         assert name in errors[0], errors[0]
+
+
+def test_files_are_checked_before_a_device_is_opened(folder):
+    truncated(folder)
+    code, _, log = run("--model", str(folder), "--device", "cuda")
+    assert code == 2 and "model.safetensors" in log, (code, log)
 
 
 # ---- plans and lengths ----

@@ -122,10 +122,15 @@ static void ranks_of_one_gpu_share_its_memory(void **state)
 {
     struct settings settings = usual();
     (void)state;
+    const uint64_t mib = 1 << 20;
     settings.gpu_memory_utilization = 0.5;
-    assert_int_equal(capacity_gpu_share(&settings, 80000, 79000, 1), 40000);
-    assert_int_equal(capacity_gpu_share(&settings, 80000, 79000, 4), 10000);
-    assert_int_equal(capacity_gpu_share(&settings, 80000, 9000, 4), 2250);
+    assert_int_equal(capacity_gpu_share(&settings, 80000 * mib, 79000 * mib, 1), 40000 * mib);
+    assert_int_equal(capacity_gpu_share(&settings, 80000 * mib, 79000 * mib, 4), 10000 * mib);
+    /* where others took theirs, some of what is free stays free */
+    assert_int_equal(capacity_gpu_share(&settings, 80000 * mib, 9000 * mib, 4), (2250 - 256) * mib);
+    assert_int_equal(capacity_gpu_share(&settings, 80000 * mib, 40000 * mib, 1),
+                     (40000 - 256) * mib);
+    assert_int_equal(capacity_gpu_share(&settings, 80000 * mib, 1000 * mib, 4), 0);
 }
 
 static void meshes_take_what_was_started(void **state)

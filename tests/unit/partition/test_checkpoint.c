@@ -1,4 +1,5 @@
 /* Folders of shards: what the model needs, what the index says, what a piece reads. */
+#include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -435,6 +436,24 @@ static void test_cut_while_open(void **state)
     checkpoint_close(checkpoint);
 }
 
+/* Rewritten in place during the last read: nothing reads again, and the whole is asked once more.
+ */
+static void test_rewritten_after_the_last_read(void **state)
+{
+    (void)state;
+    struct items items;
+    fill(&items);
+    write_items(inside("model.safetensors"), &items);
+    struct checkpoint *checkpoint = must_open(folder, &config);
+    struct error error = {0};
+    assert_int_equal(checkpoint_unchanged(checkpoint, &error), STATUS_OK);
+    const struct timespec later[2] = {{.tv_sec = 2000000000}, {.tv_sec = 2000000000}};
+    assert_int_equal(utimensat(AT_FDCWD, inside("model.safetensors"), later, 0), 0);
+    assert_int_equal(checkpoint_unchanged(checkpoint, &error), STATUS_CORRUPT);
+    assert_non_null(strstr(error.text, "model.safetensors: changed since it was opened"));
+    checkpoint_close(checkpoint);
+}
+
 static void test_digest(void **state)
 {
     (void)state;
@@ -525,6 +544,7 @@ int main(void)
         cmocka_unit_test_teardown(test_pieces, clean),
         cmocka_unit_test_teardown(test_not_finite, clean),
         cmocka_unit_test_teardown(test_cut_while_open, clean),
+        cmocka_unit_test_teardown(test_rewritten_after_the_last_read, clean),
         cmocka_unit_test_teardown(test_digest, clean),
         cmocka_unit_test(test_shipped),
     };

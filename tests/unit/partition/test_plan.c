@@ -347,7 +347,7 @@ static void refusals_name_memory(void **state)
 static void sizes_beyond_64_bits_are_refused(void **state)
 {
     const struct limits most = {.max_model_len = 1 << 24,
-                                .max_num_seqs = 65536,
+                                .max_num_seqs = 65535,
                                 .max_num_batched_tokens = 65536,
                                 .block_tokens = 4096};
     struct model_config model = model_small();
@@ -362,7 +362,7 @@ static void sizes_beyond_64_bits_are_refused(void **state)
     for (int gib = 0; gib <= 16; gib += 16) {
         struct limits limits = most;
         limits.memory_bytes = (uint64_t)gib << 30;
-        assert_refused(&model, one, limits, "64 bits can count (state)", "max_num_seqs 65536");
+        assert_refused(&model, one, limits, "64 bits can count (state)", "max_num_seqs 65535");
     }
     for (int i = 0; i < model.layers; i++)
         model.layer[i] = LAYER_ATTN;
