@@ -78,6 +78,10 @@ enum status capacity_check(const struct settings *settings, const struct capacit
         return error_set(error, STATUS_CONFIG,
                          "--block-size %d: on cuda it must be a multiple of %d",
                          settings->block_size, PAGE);
+    if (place->head_dim > CUDA_HEAD_DIM_MAX)
+        return error_set(error, STATUS_CONFIG,
+                         "head_dim %d: on cuda it may be %d at most, --device cpu takes it",
+                         place->head_dim, CUDA_HEAD_DIM_MAX);
     return settings->batch_invariant ? check_invariant(settings, place, error) : STATUS_OK;
 }
 

@@ -11,6 +11,7 @@ struct capacity_place {
     bool cuda;
     bool nccl; /* tensor ranks add over NCCL */
     int tensor;
+    int head_dim; /* of the model */
 };
 
 /* With the defaults of the back end; `memory` in bytes of one rank, 0: no limit. */
@@ -21,8 +22,8 @@ struct limits capacity_limits(const struct settings *settings, bool cuda, uint64
 enum status capacity_mesh(const struct settings *settings, int world, struct mesh *mesh,
                           struct error *error);
 
-/* STATUS_CONFIG naming the option that this place cannot serve: blocks that the attention kernels
- * do not take, or batch invariance where it would not hold. */
+/* STATUS_CONFIG naming the option that this place cannot serve: blocks or heads that the
+ * attention kernels do not take, or batch invariance where it would not hold. */
 enum status capacity_check(const struct settings *settings, const struct capacity_place *place,
                            struct error *error);
 

@@ -161,6 +161,7 @@ enum status rank_print_plan(const struct settings *settings, struct error *error
     struct capacity_place place = {
         .cuda = cuda, .nccl = cuda && means_nccl(settings, mesh), .tensor = mesh.tensor};
     enum status status = open_model(settings, &rank, error);
+    place.head_dim = rank.model.head_dim;
     if (status == STATUS_OK)
         status = capacity_check(settings, &place, error);
     if (status == STATUS_OK)
@@ -289,7 +290,8 @@ static enum status check_place(const struct settings *settings, struct rank *ran
 {
     struct capacity_place place = {.cuda = on_cuda(rank),
                                    .nccl = strcmp(rank->fabric->ops->name, "nccl") == 0,
-                                   .tensor = rank->fabric->mesh.tensor};
+                                   .tensor = rank->fabric->mesh.tensor,
+                                   .head_dim = rank->model.head_dim};
     return capacity_check(settings, &place, error);
 }
 

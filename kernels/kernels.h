@@ -8,8 +8,10 @@
  *   is always f32. All pointers in an operation are device memory unless the field says host.
  * - Matrices are row-major; `ld_x` is the distance in elements between rows of x, so that an input
  *   may be a column range of a merged projection. Weights are [out, in]: y = x W^T.
- * - Operations are enqueued in order; only `download` and `synchronize` wait. They allocate
- *   nothing. A status other than STATUS_OK means the device is lost (reach: process).
+ * - Operations are enqueued in order; of the memory's entries `download`, `synchronize`, `wait`,
+ *   `release` and an `upload` behind others wait. They allocate nothing, but for a product of a
+ *   shape that gemm_prepare was not shown, which may be timed when it first comes. A status other
+ * than STATUS_OK means the device is lost (reach: process).
  * - The result of a token (row) never depends on which other tokens share the call: on the cpu
  *   bit for bit.
  * Formulas: Jet-Nemotron, arXiv 2508.15884; gated delta rule, arXiv 2412.06464. */
@@ -156,6 +158,8 @@ struct rope_op {
     float scale;
     void *x; /* [tokens, heads, head_dim] */
 };
+
+enum { CUDA_HEAD_DIM_MAX = 256 }; /* of attention on cuda */
 
 /* Keys and values of one layer.
  * Paged (ring == 0): data is [blocks, 2, kv_heads, block_tokens, head_dim] (k, then v); position p

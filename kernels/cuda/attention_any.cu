@@ -3,7 +3,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/kv.cuh"
 
-enum { WARPS = 4, DIM_MAX = 256, PER_LANE = DIM_MAX / 32 };
+enum { WARPS = 4, DIM_MAX = CUDA_HEAD_DIM_MAX, PER_LANE = DIM_MAX / 32 };
 
 __global__ __launch_bounds__(WARPS * 32) static void attention_any_kernel(struct attention_op op,
                                                                           struct ragged batch,

@@ -52,7 +52,7 @@ enum source {
     RING   /* and the present token's own key */
 };
 
-/* The first row of a tile's block: what the fetch of the tile needs, looked up a tile early. */
+/* Where a tile lies, looked up a tile early: its first row in the ring, or its block's number. */
 template <enum source SOURCE>
 __device__ static inline int tile_block(const struct attention_op &op, int base, int end, int slot)
 {
@@ -133,7 +133,7 @@ struct running {
     float sum[DIM / 16][4];    /* [16 dims, 8 heads] fragments */
 };
 
-/* 16 keys of a tile; `keys` of them count. */
+/* 16 keys of a tile, of which those in [begin, end) count. */
 __device__ static inline void tile_attend(const bf16 *stage, int warp, int begin, int end,
                                           float scale, const uint32_t query[DIM / 16][2],
                                           struct running *running)

@@ -14,13 +14,6 @@ struct softmax_rows {
     float maximum[2], mass[2]; /* in powers of two; mass: this thread's columns only */
 };
 
-__device__ static inline float power_of_two(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* What rows of this thread see: columns (limit - reach, limit], from its first column on. */
 struct seen {
     int limit[2], reach;

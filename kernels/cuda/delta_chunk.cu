@@ -30,7 +30,7 @@ static int segment_chunks(const struct device *device, const struct delta_op *op
 {
     const struct ragged *batch = op->batch;
     struct delta_load load = {};
-    load.blocks = op->heads * (op->d_v / SLAB);
+    load.chains = op->heads * (op->d_v / SLAB);
     load.across = op->heads * ((op->d_k + SLAB - 1) / SLAB);
     load.multiprocessors = device->multiprocessors;
     load.longest = (batch->max_tokens + CHUNK - 1) / CHUNK;

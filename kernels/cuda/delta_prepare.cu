@@ -102,8 +102,9 @@ __device__ static inline void solve_store(uint32_t solve, const float (&x)[2][4]
         for (int half = 0; half < 2; half++) {
             const int column = j * PART + lane / 4 + half * 8;
             const float from = decay[column], b = beta[column];
-            float low = row >= column ? x[n][half * 2] * exp2_fast(g.x - from) * b : 0.0f;
-            float high = row + 1 >= column ? x[n][half * 2 + 1] * exp2_fast(g.y - from) * b : 0.0f;
+            float low = row >= column ? x[n][half * 2] * power_of_two(g.x - from) * b : 0.0f;
+            float high =
+                row + 1 >= column ? x[n][half * 2 + 1] * power_of_two(g.y - from) * b : 0.0f;
             packed[n * 2 + half] = pack_bf16(low, high);
         }
     }
@@ -245,8 +246,8 @@ __global__ __launch_bounds__(THREADS, 5) static void delta_prepare_kernel(
                 const float2 to = *(const float2 *)(decay + column);
                 const bool low = inside[half] && column <= at_row;
                 const bool high = inside[half] && column + 1 <= at_row;
-                packed[i] = pack_bf16(low ? qk[e] * exp2_fast(g[half] - to.x) : 0.0f,
-                                      high ? qk[e + 1] * exp2_fast(g[half] - to.y) : 0.0f);
+                packed[i] = pack_bf16(low ? qk[e] * power_of_two(g[half] - to.x) : 0.0f,
+                                      high ? qk[e + 1] * power_of_two(g[half] - to.y) : 0.0f);
                 float2 *l = (float2 *)(part(lower, warp, n / 2) + (lane / 4 + half * 8) * PITCH +
                                        column % PART);
                 *l = make_float2(low && column < at_row ? b[half] * kk[e] : 0.0f,

@@ -134,7 +134,7 @@ __device__ static inline void turn_end(float (&outs)[32], float (&s)[D_K / 2],
     group_fence();
     matrix_product(u, r, tile_descriptor(turn.stage + at::SOLVE), false); /* U^T = R^T T^T */
     group_commit();
-    state_scale(s, exp2_fast(turn.decay[CHUNK - 1]));
+    state_scale(s, power_of_two(turn.decay[CHUNK - 1]));
 #pragma unroll
     for (int i = 0; i < 32; i++)
         outs[i] = reads[32 + i] * (i % 2 == 0 ? turn.grown[i / 4].x : turn.grown[i / 4].y);

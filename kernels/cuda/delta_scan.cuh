@@ -88,20 +88,13 @@ static inline int groups_for(const struct device *device, int slabs, int64_t cha
     return slabs % 2 == 0 && slabs * chains > device->multiprocessors ? 2 : 1;
 }
 
-__device__ static inline float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* What a chunk's decays make of this thread's tokens, 8n + 2 (lane % 4) + {0, 1}: exp(G_i). */
 __device__ static inline void grown_of(float2 (&grown)[8], const float *decay)
 {
 #pragma unroll
     for (int n = 0; n < 8; n++) {
         float2 g = *(const float2 *)(decay + n * 8 + threadIdx.x % 4 * 2);
-        grown[n] = make_float2(exp2_fast(g.x), exp2_fast(g.y));
+        grown[n] = make_float2(power_of_two(g.x), power_of_two(g.y));
     }
 }
 
@@ -112,7 +105,7 @@ __device__ static inline void later_of(float2 (&later)[8], const float *decay)
 #pragma unroll
     for (int n = 0; n < 8; n++) {
         float2 g = *(const float2 *)(decay + n * 8 + threadIdx.x % 4 * 2);
-        later[n] = make_float2(exp2_fast(end - g.x), exp2_fast(end - g.y));
+        later[n] = make_float2(power_of_two(end - g.x), power_of_two(end - g.y));
     }
 }
 

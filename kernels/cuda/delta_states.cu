@@ -20,8 +20,8 @@ struct state_stage {
     };
 };
 
-/* The latest of `chunks` chunks from which on the decays make nothing of any state: 2^-160 of what
- * fp32 holds is below its least number. -1: some of the state before them is left. Warps alike. */
+/* The latest of `chunks` chunks from which on the decays make nothing of a state: 2^-160 of numbers
+ * up to 2^11 is below fp32's least. -1: some of the state before them is left. Warps alike. */
 __device__ static inline int forgotten_before(const float *decays, int64_t row, int heads, int head,
                                               int chunks)
 {
@@ -90,7 +90,7 @@ __device__ static inline void states_consume(float (&s)[D_K / 2], const struct s
         float2 grown[8], later[8];
         grown_of(grown, decay);
         later_of(later, decay);
-        const float shrink = exp2_fast(decay[CHUNK - 1]);
+        const float shrink = power_of_two(decay[CHUNK - 1]);
         if (valued)
             values_load(v, stage + at::VALUES + thread_group() * TILE);
         group_wait<0>();

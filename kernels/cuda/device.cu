@@ -57,37 +57,46 @@ static enum status device_probe(struct device *device, struct error *error)
     return STATUS_OK;
 }
 
+enum status device_opened(const struct device *device, cudaError_t result, const char *what,
+                          struct error *error)
+{
+    if (result == cudaSuccess)
+        return STATUS_OK;
+    bool memory = result == cudaErrorMemoryAllocation;
+    return error_set(error, memory ? STATUS_NO_MEMORY : STATUS_DEVICE, "cuda: device %d: %s: %s",
+                     device->ordinal, what, cudaGetErrorString(result));
+}
+
 static enum status device_equip(struct device *device, struct error *error)
 {
-    cudaError_t result = cudaSetDevice(device->ordinal);
-    if (result == cudaSuccess)
-        result = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
+    if (device_enter(device) != STATUS_OK)
+        return error_set(error, STATUS_DEVICE, "cuda: device %d cannot be used", device->ordinal);
+    cudaError_t result = cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking);
     for (int i = 0; i < STAGING_HALVES && result == cudaSuccess; i++)
         result = cudaEventCreateWithFlags(&device->staging_free[i], cudaEventDisableTiming);
     for (int i = 0; i < DEVICE_LANES && result == cudaSuccess; i++)
         result = cudaEventCreateWithFlags(&device->lane[i], cudaEventDisableTiming);
-    if (result != cudaSuccess)
-        return error_set(error, STATUS_DEVICE, "cuda: device %d: %s", device->ordinal,
-                         cudaGetErrorString(result));
+    enum status status = device_opened(device, result, "streams and events", error);
+    if (status != STATUS_OK)
+        return status;
     void *staging = NULL;
     void *scratch = NULL;
-    device->scratch_bytes = scratch_size(&device->options);
     result = cudaHostAlloc(&staging, STAGING_HALVES * STAGING_HALF, cudaHostAllocDefault);
-    if (result == cudaSuccess) {
-        device->staging = (unsigned char *)staging;
-        result = cudaMalloc(&scratch, device->scratch_bytes + DEVICE_COUNTERS * sizeof(uint32_t));
-    }
-    if (result != cudaSuccess)
-        return error_set(error, STATUS_NO_MEMORY, "cuda: device %d: %zu bytes of scratch: %s",
-                         device->ordinal, device->scratch_bytes, cudaGetErrorString(result));
+    status = device_opened(device, result, "pinned host memory", error);
+    if (status != STATUS_OK)
+        return status;
+    device->staging = (unsigned char *)staging;
+    device->scratch_bytes = scratch_size(&device->options);
+    const size_t bytes = device->scratch_bytes + DEVICE_COUNTERS * sizeof(uint32_t);
+    result = cudaMalloc(&scratch, bytes);
+    if (result == cudaSuccess)
+        result = cudaMemsetAsync(scratch, 0, bytes, device->stream);
     device->scratch = (unsigned char *)scratch;
+    status = device_opened(device, result, "scratch", error);
+    if (status != STATUS_OK)
+        return status;
     device->scratch_bytes &= ~(size_t)255;
     device->counters = (uint32_t *)(device->scratch + device->scratch_bytes);
-    result = cudaMemsetAsync(scratch, 0, device->scratch_bytes + DEVICE_COUNTERS * sizeof(uint32_t),
-                             device->stream);
-    if (result != cudaSuccess)
-        return error_set(error, STATUS_DEVICE, "cuda: device %d: %s", device->ordinal,
-                         cudaGetErrorString(result));
     return gemm_open(device, error);
 }
 
@@ -117,7 +126,7 @@ void device_close(struct device *device)
 {
     if (device == NULL)
         return;
-    (void)cudaSetDevice(device->ordinal);
+    (void)device_enter(device);
     if (device->stream != NULL)
         (void)cudaStreamSynchronize(device->stream);
     gemm_close(device);

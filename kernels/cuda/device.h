@@ -44,6 +44,9 @@ struct device {
 enum status device_enter(struct device *device);
 /* Logs the first failure with the entry's name. */
 enum status device_check(cudaError_t result, const char *what);
+/* The same while a device opens: into `error`, STATUS_NO_MEMORY where memory was short. */
+enum status device_opened(const struct device *device, cudaError_t result, const char *what,
+                          struct error *error);
 #define launch_check(what) device_check(cudaGetLastError(), what)
 
 /* Raises a kernel's shared-memory limit; cheap enough to call before each launch. */

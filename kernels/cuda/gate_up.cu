@@ -19,7 +19,8 @@ enum status cuda_gate_up(struct device *device, const struct gate_up_op *op)
         return gemv_gate_up(device, op);
     if (op->norm != NULL)
         return STATUS_INTERNAL;
-    /* Fused, the halves are not rounded: on a batch-invariant device no rows may differ in that. */
+    /* In tiles and streams the halves are not rounded: on a batch-invariant device no rows may
+     * differ in that. */
     if (device->options.batch_invariant)
         return compose_gate_up(&backend_cuda, device, op);
     if (stream_gate_up_fits(device, op))

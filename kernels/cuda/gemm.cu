@@ -95,7 +95,7 @@ enum { FORMS = GEMV_FORMS + STREAM_FORMS };
 
 static bool form_fits(const struct device *device, const struct gemm_op *op, int form)
 {
-    return form < GEMV_FORMS ? gemv_fits(op)
+    return form < GEMV_FORMS ? gemv_fits(op, form)
                              : form < FORMS && stream_fits(device, op, form - GEMV_FORMS);
 }
 
@@ -252,8 +252,8 @@ static bool plan_recall(const struct device *device, const struct gemm_op *op, s
 static void plan_guess(const struct gemm_op *op, struct plan *plan,
                        const cublasLtMatmulHeuristicResult_t *results, int found)
 {
-    plan->usable = found > 0 || gemv_fits(op);
-    plan->form = gemv_fits(op) ? 0 : -1;
+    plan->usable = found > 0 || gemv_fits(op, 0);
+    plan->form = gemv_fits(op, 0) ? 0 : -1;
     if (found > 0)
         plan->algorithm = results[0].algo;
 }
@@ -274,6 +274,7 @@ static void plan_time(struct device *device, const struct gemm_op *op, struct pl
         struct candidate candidate = {device, op, problem, NULL, form};
         plan_offer(&candidate, plan, &best);
     }
+    (void)cudaGetLastError(); /* a candidate's refusal is no failure */
     plan->timed = plan->usable;
     log_debug("cuda: gemm %d x %d x %d: %d candidates, %.1f us; form %d, %.1f us%s", op->rows,
               op->columns, op->depth, found, (double)best_library, plan->form, (double)best,
@@ -359,6 +360,7 @@ static bool plan_replace(struct device *device, const struct gemm_op *op, struct
 {
     if (!plan->usable || plan->lost)
         return false;
+    (void)cudaGetLastError(); /* the refusal's */
     plan->lost = plan->replaced;
     plan->replaced = true;
     log_warning("cuda: gemm %d x %d x %d: the choice for up to %d rows refused: %s", op->rows,
@@ -381,10 +383,8 @@ enum status cuda_gemm(struct device *device, const struct gemm_op *op)
         return status;
     if (op->norm != NULL || op->add)
         return cuda_gemm_fuses(device, op) ? gemv_fused(device, op) : STATUS_INTERNAL;
-    if (device->options.batch_invariant && gemm_tile_fits(op))
-        return gemm_tile(device, op);
     if (!library_fits(device, op))
-        return gemm_own(device, op);
+        return gemm_tile_fits(op) ? gemm_tile(device, op) : gemm_own(device, op);
     bool made, ran = false;
     struct plan *plan = plan_for(device, op, &made);
     if (plan != NULL)
@@ -406,13 +406,16 @@ enum status gemm_open(struct device *device, struct error *error)
     if (gemm->lt.create(&gemm->handle) != 0)
         return error_set(error, STATUS_DEVICE, "cuda: device %d: cuBLASLt does not start",
                          device->ordinal);
-    if (cudaMalloc(&gemm->workspace, WORKSPACE) != cudaSuccess ||
-        cudaMalloc(&gemm->cold, COLD) != cudaSuccess ||
-        cudaMemsetAsync(gemm->cold, 0x3c, COLD, device->stream) != cudaSuccess ||
-        cudaEventCreate(&gemm->begin) != cudaSuccess || cudaEventCreate(&gemm->end) != cudaSuccess)
-        return error_set(error, STATUS_NO_MEMORY, "cuda: device %d: no memory for cuBLASLt",
-                         device->ordinal);
-    return STATUS_OK;
+    cudaError_t result = cudaMalloc(&gemm->workspace, WORKSPACE);
+    if (result == cudaSuccess)
+        result = cudaMalloc(&gemm->cold, COLD);
+    if (result == cudaSuccess)
+        result = cudaMemsetAsync(gemm->cold, 0x3c, COLD, device->stream);
+    if (result == cudaSuccess)
+        result = cudaEventCreate(&gemm->begin);
+    if (result == cudaSuccess)
+        result = cudaEventCreate(&gemm->end);
+    return device_opened(device, result, "memory for products", error);
 }
 
 void gemm_close(struct device *device)

@@ -44,16 +44,6 @@ struct stream_maps {
     CUtensorMap weight, x;
 };
 
-/* A box of weights, first to leave the caches. */
-__device__ static inline void copy_box_once(uint32_t to, const void *map, int x, int y,
-                                            uint32_t barrier, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
-                 "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
-                 : "memory");
-}
-
 /* ---- the walk: what a block multiplies, stage by stage ------------------------------------- */
 
 struct walk {

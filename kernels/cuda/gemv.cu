@@ -59,22 +59,6 @@ __device__ static inline uint32_t ring_claim(const struct ring &ring, int bytes)
     return barrier;
 }
 
-__device__ static inline uint64_t first_to_leave()
-{
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
-__device__ static inline void copy_weights(bf16 *to, const bf16 *from, int bytes, uint32_t barrier,
-                                           uint64_t policy)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;\n" ::"r"(shared_address(to)),
-                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
-                 : "memory");
-}
-
 /* ---- x and the store ------------------------------------------------------------------------ */
 
 /* Eight elements of x for a slab: row `group` + 8h; zeros beyond rows and depth. */
@@ -148,14 +132,15 @@ __global__ __launch_bounds__(THREADS) static void gemv_whole_kernel(struct gemm_
     const int group = lane / 4, quad = lane % 4;
     launch_next();
     if (warp == WARPS) {
-        const uint64_t policy = first_to_leave();
+        const uint64_t policy = policy_evict_first();
         for (int column = share.begin; column < share.end; column += COLUMNS) {
             int count = share.end - column < COLUMNS ? share.end - column : COLUMNS;
             int bytes = count * op.depth * 2;
             uint32_t barrier = ring_claim(ring, bytes);
             if (lane == 0)
-                copy_weights(ring_at(ring), (const bf16 *)op.weight + (int64_t)column * op.depth,
-                             bytes, barrier, policy);
+                copy_in(shared_address(ring_at(ring)),
+                        (const bf16 *)op.weight + (int64_t)column * op.depth, bytes, barrier,
+                        policy);
             ring_next(&ring);
         }
         return;
@@ -203,16 +188,16 @@ __device__ static inline void pieces_fill(const struct gemm_op &op, const struct
                                           struct ring ring)
 {
     const int lane = threadIdx.x % 32;
-    const uint64_t policy = first_to_leave();
+    const uint64_t policy = policy_evict_first();
     for (int column = share.begin; column < share.end; column += PIECE_COLUMNS)
         for (int at = 0; at < op.depth; at += PIECE) {
             int count = share.end - column < PIECE_COLUMNS ? share.end - column : PIECE_COLUMNS;
             int bytes = (op.depth - at < PIECE ? op.depth - at : PIECE) * 2;
             uint32_t barrier = ring_claim(ring, count * bytes);
             if (lane < count)
-                copy_weights(ring_at(ring) + lane * PIECE_STRIDE,
-                             (const bf16 *)op.weight + (int64_t)(column + lane) * op.depth + at,
-                             bytes, barrier, policy);
+                copy_in(shared_address(ring_at(ring) + lane * PIECE_STRIDE),
+                        (const bf16 *)op.weight + (int64_t)(column + lane) * op.depth + at, bytes,
+                        barrier, policy);
             ring_next(&ring);
         }
 }
@@ -288,16 +273,17 @@ static enum status stream_launch(struct device *device, const struct gemm_op *op
                         *op);
 }
 
-bool gemv_fits(const struct gemm_op *op)
+bool gemv_fits(const struct gemm_op *op, int form)
 {
-    return op->rows <= 16 && op->depth % SLAB == 0 && op->ld_x % 8 == 0 && aligned16(op->x) &&
-           aligned16(op->weight);
+    const bool two = op->depth > 512 && op->depth <= 2048;
+    return (form == 0 || two) && op->rows <= 16 && op->depth % SLAB == 0 && op->ld_x % 8 == 0 &&
+           aligned16(op->x) && aligned16(op->weight);
 }
 
 enum status gemv_run(struct device *device, const struct gemm_op *op, int form)
 {
     bool half = op->rows <= 8;
-    if (op->depth > 2048 || (form == 1 && op->depth > 512))
+    if (op->depth > 2048 || form == 1)
         return stream_launch(device, op, half ? gemv_pieces_kernel<1> : gemv_pieces_kernel<2>);
     if (op->depth > 512)
         return stream_launch(device, op,

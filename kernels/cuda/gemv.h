@@ -5,9 +5,9 @@
 
 #include "kernels/cuda/device.h"
 
-/* gemv.cu: a product of up to 16 rows, in one of its forms. */
+/* gemv.cu: a product of up to 16 rows, in one of its forms; at many depths there is only form 0. */
 enum { GEMV_FORMS = 2 };
-bool gemv_fits(const struct gemm_op *op);
+bool gemv_fits(const struct gemm_op *op, int form);
 enum status gemv_run(struct device *device, const struct gemm_op *op, int form);
 
 /* gemv_fused.cu: with what lies around it, of up to so many rows: with 8 the products of gemv.cu

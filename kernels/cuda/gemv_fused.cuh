@@ -98,9 +98,7 @@ __device__ static inline struct ring ring_open(Shared *shared, bf16 *data, int e
 
 /* ---- x and its products --------------------------------------------------------------------- */
 
-/* Eight elements of x for a slab: row `group`; zeros beyond rows and depth. Past the first
- * cache, as all that kernels before write: this block may have begun while one of them still read
- * older values into it. */
+/* Eight elements of x for a slab: row `group`; zeros beyond rows and depth. */
 __device__ static inline uint4 x_of(const struct gemm_op &op, int slab)
 {
     const int row = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;

@@ -88,6 +88,13 @@ __device__ static inline uint32_t pack_bf16(float low, float high)
     return *(uint32_t *)&pair;
 }
 
+__device__ static inline float power_of_two(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* ---- state: read once, written once; first to leave the caches ----------------------------- */
 
 __device__ static inline float4 load_once(const float *from)
@@ -196,6 +203,16 @@ __device__ static inline uint64_t policy_evict_first()
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
     return policy;
+}
+
+/* copy_box of data that is used once: `policy` is policy_evict_first(). */
+__device__ static inline void copy_box_once(uint32_t to, const void *map, int x, int y,
+                                            uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+                 : "memory");
 }
 
 /* `bytes` (a multiple of 16) into shared memory; the barrier counts them. */

@@ -55,7 +55,10 @@ bool device_ready(struct device *device, int lane)
 {
     if (device_enter(device) != STATUS_OK)
         return true;
-    return cudaEventQuery(device->lane[lane]) != cudaErrorNotReady;
+    bool ready = cudaEventQuery(device->lane[lane]) != cudaErrorNotReady;
+    if (!ready)
+        (void)cudaGetLastError(); /* no failure of what is launched next */
+    return ready;
 }
 
 enum status device_record_begin(struct device *device)

@@ -42,21 +42,6 @@ template <int COUNT> __device__ static inline void group_settle(float (&d)[COUNT
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/* d [64, 32] += a [64, 16] b [16, 32]; a in registers. TRANSPOSED: b lies with its 32 side contiguous. */
-template <int TRANSPOSED>
-__device__ static inline void group_mma(float (&d)[16], const uint32_t *a, uint64_t b, int add)
-{
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, {%16, %17, %18, %19}, %20, p, 1, 1, %22;\n}\n"
-        :
-          "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-          "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-          "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(TRANSPOSED));
-}
-
 /* d [64, 64] += a [64, 16] b [16, 64]; a in registers. TRANSPOSED: b lies with its 64 side contiguous. */
 template <int TRANSPOSED>
 __device__ static inline void group_mma(float (&d)[32], const uint32_t *a, uint64_t b, int add)

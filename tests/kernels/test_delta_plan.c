@@ -14,7 +14,7 @@ enum { SM = 132 };
 /* Segments of the longest of `sequences` of `chunks` each; printed, to be read. */
 static int segments(const char *what, int heads, int d_k, int sequences, int chunks)
 {
-    struct delta_load load = {.blocks = heads * 4,
+    struct delta_load load = {.chains = heads * 4,
                               .across = heads * ((d_k + 63) / 64),
                               .chunks = (int64_t)sequences * chunks,
                               .longest = chunks,
@@ -60,11 +60,11 @@ static void short_sequences_are_whole(void **state)
 static void the_longest_decides(void **state)
 {
     struct delta_load load = {
-        .blocks = 64, .across = 32, .chunks = 512 + 3 * 4, .longest = 512, .multiprocessors = SM};
+        .chains = 64, .across = 32, .chunks = 512 + 3 * 4, .longest = 512, .multiprocessors = SM};
 
     (void)state;
     assert_true(delta_segment_chunks(&load) < 512);
-    load = (struct delta_load){.blocks = 64, .across = 32, .multiprocessors = SM};
+    load = (struct delta_load){.chains = 64, .across = 32, .multiprocessors = SM};
     assert_int_equal(delta_segment_chunks(&load), 0);
 }
 

@@ -118,6 +118,17 @@ static void invariance_ends_with_two_ranks_over_nccl(void **state)
     assert_served(settings, place);
 }
 
+static void heads_of_cuda_have_a_widest(void **state)
+{
+    struct capacity_place place = {.cuda = true, .tensor = 1, .head_dim = 256};
+    (void)state;
+    assert_served(usual(), place);
+    place.head_dim = 320;
+    assert_refused(usual(), place, "head_dim 320", "256");
+    place.cuda = false;
+    assert_served(usual(), place);
+}
+
 static void ranks_of_one_gpu_share_its_memory(void **state)
 {
     struct settings settings = usual();
@@ -154,6 +165,7 @@ int main(void)
         cmocka_unit_test(blocks_of_cuda_are_whole_pages),
         cmocka_unit_test(invariance_needs_room_for_a_unit),
         cmocka_unit_test(invariance_ends_with_two_ranks_over_nccl),
+        cmocka_unit_test(heads_of_cuda_have_a_widest),
         cmocka_unit_test(ranks_of_one_gpu_share_its_memory),
         cmocka_unit_test(meshes_take_what_was_started),
     };
