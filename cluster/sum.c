@@ -2,25 +2,9 @@
 
 #include <string.h>
 
+#include "kernels/bf16.h"
+
 enum { BLOCK = 256 }; /* elements kept in the accumulator */
-
-static float widen(uint16_t half)
-{
-    uint32_t bits = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* To nearest, ties to even; NaN stays NaN. */
-static uint16_t narrow(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & UINT32_C(0x7fffffff)) > UINT32_C(0x7f800000))
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 static void sum_f32(const void *const *pieces, int members, size_t count, float *out)
 {
@@ -44,14 +28,14 @@ static void sum_bf16(const void *const *pieces, int members, size_t count, uint1
         size_t width = count - at < BLOCK ? count - at : BLOCK;
         const uint16_t *first = (const uint16_t *)pieces[0] + at;
         for (size_t e = 0; e < width; e++)
-            sums[e] = widen(first[e]);
+            sums[e] = f32_from_bf16(first[e]);
         for (int i = 1; i < members; i++) {
             const uint16_t *piece = (const uint16_t *)pieces[i] + at;
             for (size_t e = 0; e < width; e++)
-                sums[e] += widen(piece[e]);
+                sums[e] += f32_from_bf16(piece[e]);
         }
         for (size_t e = 0; e < width; e++)
-            out[at + e] = narrow(sums[e]);
+            out[at + e] = bf16_from_f32(sums[e]);
     }
 }
 

@@ -404,6 +404,8 @@ static enum status open_stage(const struct settings *settings, struct rank *rank
         log_info("loaded %.2f GB of weights in %.1f s",
                  (double)rank->plan->rank[rank->fabric->rank].weight_bytes * 1e-9,
                  clock_seconds(clock_now() - started));
+    checkpoint_close(rank->checkpoint); /* its files need not stay open */
+    rank->checkpoint = NULL;
     if (status == STATUS_OK)
         status = prepare_stage(rank, error);
     return status == STATUS_OK ? record_steps(rank, error) : status;

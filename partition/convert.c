@@ -19,11 +19,6 @@ static uint32_t bits_of(float value)
     return bits;
 }
 
-float f32_from_bf16(uint16_t bits)
-{
-    return float_of((uint32_t)bits << 16);
-}
-
 float f32_from_f16(uint16_t bits)
 {
     uint32_t sign = (uint32_t)(bits & 0x8000) << 16;
@@ -35,14 +30,6 @@ float f32_from_f16(uint16_t bits)
         return sign ? -magnitude : magnitude;
     }
     return float_of(sign | (exponent + 112) << 23 | fraction << 13);
-}
-
-uint16_t bf16_from_f32(float value)
-{
-    uint32_t bits = bits_of(value);
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(bits >> 16 | 0x40); /* NaN, kept one by its quiet bit */
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 /* The loops carry no early exit so that they vectorise; a bad element is looked for only when the

@@ -5,12 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/bf16.h"
 #include "kernels/kernels.h"
 
-float f32_from_bf16(uint16_t bits);
 float f32_from_f16(uint16_t bits);
-/* To nearest, ties to even; what is over the range becomes Inf, NaN stays NaN. */
-uint16_t bf16_from_f32(float value);
 
 /* Converts `count` elements; `to` is DTYPE_F32 or DTYPE_BF16. Both arrays are aligned to their
  * element. Returns the first element that is NaN or Inf (in `to`, so a finite f32 that bf16 cannot

@@ -11,10 +11,9 @@
 /* Columns and vocabulary are cut at multiples of this where they divide by it: whole vectors. */
 enum { SPLIT_UNIT = 16 };
 
-/* Part `index` of `parts` of [0, size), as even as units allow. */
-static struct span span_split(int size, int parts, int index)
+/* Part `index` of `parts` of [0, size), as even as pieces of `unit` allow. */
+static struct span span_split(int size, int unit, int parts, int index)
 {
-    int unit = size % SPLIT_UNIT == 0 && size / SPLIT_UNIT >= parts ? SPLIT_UNIT : 1;
     int64_t units = size / unit;
     return (struct span){(int)(units * index / parts) * unit,
                          (int)(units * (index + 1) / parts) * unit};
@@ -22,8 +21,14 @@ static struct span span_split(int size, int parts, int index)
 
 static struct span heads_split(int heads, int parts, int index)
 {
-    return (struct span){(int)((int64_t)heads * index / parts),
-                         (int)((int64_t)heads * (index + 1) / parts)};
+    return span_split(heads, 1, parts, index);
+}
+
+/* In whole units where there are enough. */
+static struct span width_split(int size, int parts, int index)
+{
+    bool whole = size % SPLIT_UNIT == 0 && size / SPLIT_UNIT >= parts;
+    return span_split(size, whole ? SPLIT_UNIT : 1, parts, index);
 }
 
 static bool has_layer(const struct model_config *m, bool jet)
@@ -129,8 +134,8 @@ static void rank_fill(const struct plan *plan, const int *cuts, struct rank_plan
     rank->first = stage == 0;
     rank->last = stage == plan->mesh.pipeline - 1;
     count_layers(m, rank);
-    rank->columns = span_split(m->intermediate, parts, index);
-    rank->vocab = span_split(m->vocab, parts, index);
+    rank->columns = width_split(m->intermediate, parts, index);
+    rank->vocab = width_split(m->vocab, parts, index);
     if (has_layer(m, true))
         rank->jet_heads = heads_split(m->jet_heads, parts, index);
     if (has_layer(m, false)) {

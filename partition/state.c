@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/bf16.h"
 #include "partition/stage.h"
 
 /* Downloads `count` elements of the activation dtype, widened. */
@@ -17,8 +18,7 @@ static enum status widen(struct stage *stage, void *from, uint64_t first, size_t
     for (size_t i = 0; i < count; i++) {
         uint16_t value;
         memcpy(&value, &half[i], sizeof value);
-        uint32_t bits = (uint32_t)value << 16;
-        memcpy(&out[i], &bits, sizeof bits);
+        out[i] = f32_from_bf16(value);
     }
     return STATUS_OK;
 }

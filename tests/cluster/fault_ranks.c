@@ -6,7 +6,8 @@
  *   absent R  rank R does not open                  mesh R    rank R asks for another mesh
  *   load R    rank R does not end loading           creep R   the same, but it makes progress
  *   idle      followers await a step; little CPU is used
- * A third argument `nccl` sums on GPUs, one a rank: what waits for a lost rank is then a kernel. */
+ * A third argument `nccl` sums on GPUs, one a rank, in a recording: what waits for a lost rank is
+ * then a kernel of a CUDA graph. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,10 +40,12 @@ static void fail(struct fabric *fabric, const char *fault)
         fabric->ops->abort(fabric, STATUS_INTERNAL, "rank asked for the end");
 }
 
-/* Device memory of COUNT numbers; all zero: numbers lie on the host. */
+/* Device memory of COUNT numbers, and their sum as decode steps hold it, recorded; all zero:
+ * numbers lie on the host. */
 static struct {
     struct fabric_memory memory;
     void *data;
+    struct recording *sum;
 } gpu;
 
 enum { COUNT = 100 };
@@ -52,8 +55,23 @@ static enum status sum(struct fabric *fabric)
     float data[COUNT] = {0};
     if (gpu.data == NULL)
         return fabric->ops->all_reduce(fabric, AXIS_WORLD, data, COUNT, DTYPE_F32);
-    enum status status = fabric->ops->all_reduce(fabric, AXIS_WORLD, gpu.data, COUNT, DTYPE_F32);
+    enum status status = gpu.memory.backend->replay(gpu.memory.device, gpu.sum);
     return status == STATUS_OK ? gpu.memory.backend->synchronize(gpu.memory.device) : status;
+}
+
+static enum status sum_record(struct fabric *fabric)
+{
+    const struct backend *backend = gpu.memory.backend;
+    enum status status = fabric->ops->all_reduce(fabric, AXIS_WORLD, gpu.data, COUNT, DTYPE_F32);
+    if (status == STATUS_OK)
+        status = backend->synchronize(gpu.memory.device);
+    if (status == STATUS_OK)
+        status = backend->record_begin(gpu.memory.device);
+    if (status != STATUS_OK)
+        return status;
+    status = fabric->ops->all_reduce(fabric, AXIS_WORLD, gpu.data, COUNT, DTYPE_F32);
+    enum status ended = backend->record_end(gpu.memory.device, &gpu.sum);
+    return status != STATUS_OK ? status : ended;
 }
 
 static enum status gpu_open(int local, struct fabric **fabric, struct error *error)
@@ -63,7 +81,9 @@ static enum status gpu_open(int local, struct fabric **fabric, struct error *err
     enum status status = gpu.memory.backend->open(&options, &gpu.memory.device, error);
     if (status == STATUS_OK)
         status = gpu.memory.backend->allocate(gpu.memory.device, COUNT * sizeof(float), &gpu.data);
-    return status == STATUS_OK ? fabric_open_nccl(*fabric, &gpu.memory, fabric, error) : status;
+    if (status == STATUS_OK)
+        status = fabric_open_nccl(*fabric, &gpu.memory, fabric, error);
+    return status == STATUS_OK ? sum_record(*fabric) : status;
 }
 
 /* As long as a large step: rank 0's send ends when every rank takes it. */
@@ -186,6 +206,8 @@ int main(int argc, char **argv)
         fabric->ops->abort(fabric, status, status_name(status));
     if (rank == culprit && is(fault, "linger"))
         clock_sleep(FOREVER * CLOCK_SECOND);
+    if (gpu.sum != NULL)
+        gpu.memory.backend->recording_free(gpu.memory.device, gpu.sum);
     fabric_close(fabric);
     return 0;
 }
