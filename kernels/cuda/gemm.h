@@ -4,6 +4,22 @@
 
 #include "kernels/cuda/device.h"
 
+/* Gate's half of the product, which says all that the other needs. */
+static inline struct gemm_op gate_up_product(const struct gate_up_op *op)
+{
+    struct gemm_op product = {};
+    product.rows = op->rows;
+    product.columns = product.ld_out = op->columns;
+    product.depth = op->depth;
+    product.ld_x = op->ld_x;
+    product.x = op->x;
+    product.weight = op->weight;
+    product.out = op->out;
+    product.norm = op->norm;
+    product.epsilon = op->epsilon;
+    return product;
+}
+
 enum status gemm_own(struct device *device, const struct gemm_op *op);
 enum status gemm_bias(struct device *device, const struct gemm_op *op);
 

@@ -214,23 +214,13 @@ static enum status stream_launch(struct device *device, const struct gemm_op *op
                                  const struct stream_maps *maps, const struct stream_shape *shape)
 {
     auto kernel = stream_kernel<N, GATED>;
-    cudaLaunchAttribute attributes[2] = {};
-    cudaLaunchConfig_t config = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = (unsigned)shape->splits;
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    config.gridDim = dim3((unsigned)(shape->clusters * shape->splits));
-    config.blockDim = dim3((unsigned)(shape->groups * GROUP + 32));
-    config.dynamicSmemBytes = shape->shared;
-    config.stream = device->stream;
-    config.attrs = attributes;
-    config.numAttrs = shape->splits > 1 ? 2 : 1;
     enum status status = shared_raise(kernel, shape->shared, "gemm stream");
     if (status != STATUS_OK)
         return status;
-    return device_check(cudaLaunchKernelEx(&config, kernel, *maps, *op, *shape), "gemm stream");
+    return launch_early_clusters(device, kernel, dim3((unsigned)(shape->clusters * shape->splits)),
+                                 (unsigned)shape->splits,
+                                 dim3((unsigned)(shape->groups * GROUP + 32)), shape->shared,
+                                 "gemm stream", *maps, *op, *shape);
 }
 
 template <bool GATED>
@@ -269,23 +259,9 @@ enum status stream_run(struct device *device, const struct gemm_op *op, int form
 /* Below so many columns a block reads more of x than of the weights. */
 enum { GATE_UP_FORM = 1, GATE_UP_TILE_MIN = 32 };
 
-static struct gemm_op gated_product(const struct gate_up_op *op)
-{
-    struct gemm_op product = {};
-    product.rows = op->rows;
-    product.columns = op->columns;
-    product.depth = op->depth;
-    product.ld_x = op->ld_x;
-    product.ld_out = op->columns;
-    product.x = op->x;
-    product.weight = op->weight;
-    product.out = op->out;
-    return product;
-}
-
 bool stream_gate_up_fits(const struct device *device, const struct gate_up_op *op)
 {
-    struct gemm_op product = gated_product(op);
+    struct gemm_op product = gate_up_product(op);
     struct stream_shape shape;
     return stream_takes(&product) &&
            stream_shape_of(device->multiprocessors, &product, 2, GATE_UP_FORM, &shape) &&
@@ -294,6 +270,6 @@ bool stream_gate_up_fits(const struct device *device, const struct gate_up_op *o
 
 enum status stream_gate_up(struct device *device, const struct gate_up_op *op)
 {
-    struct gemm_op product = gated_product(op);
+    struct gemm_op product = gate_up_product(op);
     return stream_start<true>(device, &product, GATE_UP_FORM);
 }

@@ -1,6 +1,7 @@
 /* Products of few rows by whole columns: a stage is one copy of 8 columns or, where they are short,
  * 16, and x stays in registers (a depth of at most 2048). On its way there it may pass a norm or
  * silu. A gated product's stage holds half gate's columns, half up's. */
+#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/gemv_fused.cuh"
 
 enum { DEPTH_SHORT = 512, DEPTH_MAX = 2048 };
@@ -190,21 +191,6 @@ bool gemv_silu_fits(const struct gemm_op *op)
 enum status gemv_silu(struct device *device, const struct gemm_op *op)
 {
     return whole_launch<2, SILU, false>(device, op);
-}
-
-static struct gemm_op gate_up_product(const struct gate_up_op *op)
-{
-    struct gemm_op product = {};
-    product.rows = op->rows;
-    product.columns = product.ld_out = op->columns;
-    product.depth = op->depth;
-    product.ld_x = op->ld_x;
-    product.x = op->x;
-    product.weight = op->weight;
-    product.out = op->out;
-    product.norm = op->norm;
-    product.epsilon = op->epsilon;
-    return product;
 }
 
 bool gemv_gate_up_fits(const struct gate_up_op *op)

@@ -16,21 +16,33 @@ __device__ static inline void launch_next()
     asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
 }
 
+/* Blocks in clusters of `cluster` along x. */
 template <typename... Parameters, typename... Arguments>
-static enum status launch_early(struct device *device, void (*kernel)(Parameters...), dim3 grid,
-                                dim3 block, size_t shared, const char *what, Arguments... arguments)
+static enum status launch_early_clusters(struct device *device, void (*kernel)(Parameters...),
+                                         dim3 grid, unsigned cluster, dim3 block, size_t shared,
+                                         const char *what, Arguments... arguments)
 {
-    cudaLaunchAttribute attribute = {};
+    cudaLaunchAttribute attributes[2] = {};
     cudaLaunchConfig_t config = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = cluster;
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
     config.stream = device->stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+    config.attrs = attributes;
+    config.numAttrs = cluster > 1 ? 2 : 1;
     return device_check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), what);
+}
+
+template <typename... Parameters, typename... Arguments>
+static enum status launch_early(struct device *device, void (*kernel)(Parameters...), dim3 grid,
+                                dim3 block, size_t shared, const char *what, Arguments... arguments)
+{
+    return launch_early_clusters(device, kernel, grid, 1, block, shared, what, arguments...);
 }
 
 #endif

@@ -119,22 +119,11 @@ bool mixer_step_fits(const struct jet_mixer_op *op)
 static enum status step_launch(struct device *device, const struct jet_mixer_op *op,
                                const void *kernels)
 {
-    cudaLaunchAttribute attributes[2] = {};
-    cudaLaunchConfig_t config = {};
-    unsigned slabs = (unsigned)(op->d_v / COLUMNS);
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = slabs;
-    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3(slabs, (unsigned)op->heads, (unsigned)op->batch->decodes);
-    config.blockDim = dim3(THREADS);
-    config.stream = device->stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
+    const unsigned slabs = (unsigned)(op->d_v / COLUMNS);
     auto kernel = op->d_k == 128 ? mixer_step_kernel<128> : mixer_step_kernel<96>;
-    return device_check(cudaLaunchKernelEx(&config, kernel, *op, *op->batch, (const bf16 *)kernels),
-                        "jet mixer step");
+    return launch_early_clusters(
+        device, kernel, dim3(slabs, (unsigned)op->heads, (unsigned)op->batch->decodes), slabs,
+        dim3(THREADS), 0, "jet mixer step", *op, *op->batch, (const bf16 *)kernels);
 }
 
 /* Whole heads a block need enough heads to fill the device a few times; the two forms sum in

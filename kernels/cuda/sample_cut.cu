@@ -337,19 +337,6 @@ enum status sample_cut(struct device *device, const struct sample_op *op,
     enum status status = shared_raise(cut_kernel, bytes, "sample: thresholds");
     if (status != STATUS_OK)
         return status;
-    cudaLaunchAttribute attributes[2] = {};
-    cudaLaunchConfig_t config = {};
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = BLOCKS;
-    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3(BLOCKS, op->batch.rows);
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = bytes;
-    config.stream = device->stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    return device_check(cudaLaunchKernelEx(&config, cut_kernel, *op, *area, staged),
-                        "sample: thresholds");
+    return launch_early_clusters(device, cut_kernel, dim3(BLOCKS, op->batch.rows), BLOCKS,
+                                 dim3(THREADS), bytes, "sample: thresholds", *op, *area, staged);
 }
