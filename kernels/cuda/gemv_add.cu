@@ -38,7 +38,7 @@ __device__ static inline void pieces_fill(const struct gemm_op &op, const struct
     }
 }
 
-__global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_pieces_kernel(struct gemm_op op)
+__global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_add_kernel(struct gemm_op op)
 {
     enum { SLABS = PIECE / SLAB / WARPS };
     extern __shared__ __align__(128) bf16 data[];
@@ -95,5 +95,5 @@ __global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_pieces_kernel(str
 
 enum status gemv_add(struct device *device, const struct gemm_op *op)
 {
-    return stream_launch<pieces_shared>(device, op, gemv_pieces_kernel);
+    return stream_launch<pieces_shared>(device, op, gemv_add_kernel);
 }

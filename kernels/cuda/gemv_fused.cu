@@ -99,7 +99,7 @@ __device__ static inline void whole_fill(const struct gemm_op &op, const struct 
 
 /* A depth of at most SLABS x 256. */
 template <int SLABS, enum input INPUT, bool GATED>
-__global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_whole_kernel(struct gemm_op op)
+__global__ __launch_bounds__(THREADS, BLOCKS) static void gemv_fused_kernel(struct gemm_op op)
 {
     enum { COLUMNS = SLABS == 2 ? 16 : 8, STEP = GATED ? COLUMNS / 2 : COLUMNS };
     extern __shared__ __align__(128) bf16 data[];
@@ -161,7 +161,7 @@ template <int SLABS, enum input INPUT, bool GATED>
 static enum status whole_launch(struct device *device, const struct gemm_op *op)
 {
     return stream_launch<whole_shared<SLABS, INPUT>>(device, op,
-                                                     gemv_whole_kernel<SLABS, INPUT, GATED>);
+                                                     gemv_fused_kernel<SLABS, INPUT, GATED>);
 }
 
 template <enum input INPUT, bool GATED>
