@@ -6,11 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "daemon/rpc_private.h"
 
 enum { PEM_MAX = 1 << 20 };
+
+static bool is_unix(const char *host)
+{
+    return strncmp(host, "unix:", 5) == 0;
+}
 
 /* A name that begins with "127." is not an address. */
 static bool is_loopback(const char *host)
@@ -18,8 +24,7 @@ static bool is_loopback(const char *host)
     struct in_addr address;
     if (inet_pton(AF_INET, host, &address) == 1)
         return ntohl(address.s_addr) >> 24 == 127;
-    return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 ||
-           strncmp(host, "unix:", 5) == 0;
+    return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 || is_unix(host);
 }
 
 /* gRPC takes any text as PEM and only fails to bind later, without a reason: so look here. */
@@ -104,11 +109,32 @@ static int probe_address(const char *host, int port)
     return failure;
 }
 
+/* Whether the path of "unix:path" or "unix:///path" is free, which bind() cannot say: gRPC removes
+ * a socket that is there, also one that another daemon listens on. 0: nobody does. */
+static int probe_socket(const char *host)
+{
+    const char *path = host + strlen("unix:");
+    if (strncmp(path, "//", 2) == 0)
+        path += 2;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path)
+        return ENAMETOOLONG;
+    memcpy(address.sun_path, path, strlen(path));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return errno;
+    int failure = connect(fd, (struct sockaddr *)&address, sizeof address) == 0 ? 0 : errno;
+    close(fd);
+    if (failure == ECONNREFUSED ||
+        failure == ENOENT) /* left by a daemon that was killed, or none */
+        return 0;
+    return failure == 0 || failure == EAGAIN ? EADDRINUSE : failure;
+}
+
 static enum status bind_failed(const struct rpc_options *options, const char *address,
                                struct error *error)
 {
-    int failure =
-        strncmp(options->host, "unix:", 5) == 0 ? 0 : probe_address(options->host, options->port);
+    int failure = is_unix(options->host) ? 0 : probe_address(options->host, options->port);
     if (failure)
         return error_set(error, STATUS_IO, "cannot bind %s: %s", address, strerror(failure));
     if (options->tls_cert)
@@ -129,7 +155,7 @@ enum status rpc_bind(const struct rpc_options *options, grpc_server *server, int
                          "or allow it with --insecure",
                          host);
     char address[300];
-    bool plain = strncmp(host, "unix:", 5) == 0;
+    bool plain = is_unix(host);
     const char *form = plain ? "%s" : strchr(host, ':') && host[0] != '[' ? "[%s]:%d" : "%s:%d";
     int length = plain ? snprintf(address, sizeof address, "%s", host)
                  : form[0] == '['
@@ -139,6 +165,9 @@ enum status rpc_bind(const struct rpc_options *options, grpc_server *server, int
         options->port > 65535)
         return error_set(error, STATUS_CONFIG, "host %.64s port %d: no such address", host,
                          options->port);
+    int failure = plain ? probe_socket(host) : 0;
+    if (failure)
+        return error_set(error, STATUS_IO, "cannot bind %s: %s", address, strerror(failure));
     grpc_server_credentials *credentials;
     enum status status = load_credentials(options, &credentials, error);
     if (status != STATUS_OK)

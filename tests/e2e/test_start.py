@@ -7,6 +7,7 @@ import struct
 import subprocess
 import time
 
+import grpc
 import pytest
 
 from conftest import BINARY, TINY, Daemon
@@ -159,3 +160,18 @@ def test_a_signal_ends_the_loading(folder):
     time.sleep(0.5)
     assert daemon.stop(signal.SIGTERM, seconds=SECONDS) == -signal.SIGTERM, daemon.text()
     assert "serving" not in daemon.text()
+
+
+# ---- a socket that is somebody's ----
+
+
+def test_a_unix_socket_is_not_taken_over(start, tmp_path):
+    host = f"unix:{tmp_path}/jetd.sock"
+    first = start("--host", host)
+    code, _, log = run("--model", str(TINY), "--host", host)
+    assert code == 1 and f"{host}: Address already in use" in log, log
+    with first.channel() as channel:
+        grpc.channel_ready_future(channel).result(10)
+    first.process.kill()
+    first.process.wait()
+    assert start("--host", host).stop() == 0  # what a killed daemon left is not in the way
