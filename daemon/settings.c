@@ -88,15 +88,15 @@ static const struct option_entry entries[] = {
     {"drain-timeout", NULL, OPTION_DOUBLE, "30", "SECONDS",
      "time that live requests get after SIGUSR1, SIGTERM or Drain; SIGTERM gives 0.8 s at most under mpirun", 0, 86400, NULL, AT(drain_timeout)},
 
-    {"plan", NULL, OPTION_FLAG, "false", NULL,
+    {"plan", NULL, OPTION_ACTION, "false", NULL,
      "print who holds and computes what, for any mesh on any machine, and exit", 0, 0, NULL, AT(plan)},
     {"log-level", NULL, OPTION_CHOICE, "info", NULL,
      "how much is logged", 0, 0, "error|warning|info|debug", AT(log_level)},
     {"log-json", NULL, OPTION_FLAG, "false", NULL,
      "log one JSON object a line", 0, 0, NULL, AT(log_json)},
-    {"version", NULL, OPTION_FLAG, "false", NULL, "print the version and exit", 0, 0, NULL, AT(version)},
-    {"help", NULL, OPTION_FLAG, "false", NULL, "print this and exit", 0, 0, NULL, AT(help)},
-    {"help-markdown", NULL, OPTION_FLAG, "false", NULL, "print the options as a Markdown table and exit", 0, 0, NULL, AT(document)},
+    {"version", NULL, OPTION_ACTION, "false", NULL, "print the version and exit", 0, 0, NULL, AT(version)},
+    {"help", NULL, OPTION_ACTION, "false", NULL, "print this and exit", 0, 0, NULL, AT(help)},
+    {"help-markdown", NULL, OPTION_ACTION, "false", NULL, "print the options as a Markdown table and exit", 0, 0, NULL, AT(document)},
 };
 /* clang-format on */
 

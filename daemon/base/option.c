@@ -73,6 +73,11 @@ static bool in_range(const struct option_entry *entry, double value)
            (value >= entry->least && value <= entry->most);
 }
 
+static bool is_flag(const struct option_entry *entry)
+{
+    return entry->type == OPTION_FLAG || entry->type == OPTION_ACTION;
+}
+
 static enum status refuse(const struct option_entry *entry, const char *source, const char *text,
                           struct error *error)
 {
@@ -83,7 +88,7 @@ static enum status refuse(const struct option_entry *entry, const char *source, 
         return error_set(error, STATUS_CONFIG, "%s: \"%s\" is not a number from %.17g to %.17g",
                          source, text, entry->least, entry->most);
     return error_set(error, STATUS_CONFIG, "%s: \"%s\" is not a valid %s", source, text,
-                     entry->type == OPTION_FLAG ? "true or false" : "number");
+                     is_flag(entry) ? "true or false" : "number");
 }
 
 static enum status set_value(struct option_store *store, const struct option_entry *entry,
@@ -128,6 +133,7 @@ static enum status set_value(struct option_store *store, const struct option_ent
         return STATUS_OK;
     }
     case OPTION_FLAG:
+    case OPTION_ACTION:
         if (!parse_flag(text, (bool *)(void *)field))
             return refuse(entry, source, text, error);
         return STATUS_OK;
@@ -173,6 +179,8 @@ static enum status load_environment(const struct option_table *table, struct opt
     if (table->environment == NULL)
         return STATUS_OK;
     for (size_t i = 0; i < table->count; i++) {
+        if (table->entries[i].type == OPTION_ACTION)
+            continue;
         char name[96];
         snprintf(name, sizeof name, "%s_%s", table->environment, table->entries[i].name);
         for (char *at = name; *at; at++)
@@ -270,51 +278,89 @@ close_file:
     return status;
 }
 
-/* One pass over the command line; with `only` it takes that option alone and skips the others. */
-static enum status load_arguments(const struct option_table *table, const struct option_entry *only,
-                                  int argc, char **argv, struct option_store *store, void *settings,
-                                  struct error *error)
+/* ---- command line ---- */
+
+/* One pass over it. */
+struct pass {
+    const struct option_table *table;
+    const struct option_entry *only; /* take this one alone and skip the others; NULL: all */
+    struct option_store *store;
+    void *settings;
+    const char *bare;                 /* the bare argument that was taken */
+    const struct option_entry *alone; /* a flag without a value, right before */
+};
+
+static enum status take(const struct pass *pass, const struct option_entry *entry, const char *text,
+                        struct error *error)
 {
-    struct option options[2 * ENTRIES_MAX + 1] = {{0}};
-    size_t count = 0;
+    char source[128];
+    if (pass->only != NULL && entry != pass->only)
+        return STATUS_OK;
+    snprintf(source, sizeof source, "--%s", entry->name);
+    return set_value(pass->store, entry, source, text, pass->settings, error);
+}
+
+static enum status take_bare(struct pass *pass, const char *text, struct error *error)
+{
+    const char *name = pass->table->positional;
+    if (pass->alone != NULL && text_is_one_of(text, "true|false"))
+        return error_set(error, STATUS_CONFIG, "--%s %s: write --%s=%s", pass->alone->name, text,
+                         pass->alone->name, text);
+    if (name == NULL)
+        return error_set(error, STATUS_CONFIG, "unexpected argument \"%s\"", text);
+    if (pass->bare != NULL)
+        return error_set(error, STATUS_CONFIG, "unexpected argument \"%s\": %s is \"%s\" already",
+                         text, name, pass->bare);
+    pass->bare = text;
+    pass->alone = NULL;
+    return take(pass, entry_find(pass->table, name), text, error);
+}
+
+static enum status take_option(struct pass *pass, const struct option_entry *entry,
+                               const char *text, struct error *error)
+{
+    pass->alone = text == NULL ? entry : NULL;
+    return take(pass, entry, text != NULL ? text : "true", error);
+}
+
+/* What getopt_long is told: both names of every entry. */
+static void list_names(const struct option_table *table, struct option *options)
+{
     for (size_t i = 0; i < table->count; i++) {
-        const char *names[] = {table->entries[i].name, table->entries[i].alias};
+        const struct option_entry *entry = &table->entries[i];
+        const char *names[] = {entry->name, entry->alias};
         for (int k = 0; k < 2 && names[k] != NULL; k++)
-            options[count++] = (struct option){
+            *options++ = (struct option){
                 .name = names[k],
-                .has_arg =
-                    table->entries[i].type == OPTION_FLAG ? optional_argument : required_argument,
+                .has_arg = is_flag(entry) ? optional_argument : required_argument,
                 .val = (int)i + FIRST_VALUE,
             };
     }
+}
+
+static enum status load_arguments(struct pass *pass, int argc, char **argv, struct error *error)
+{
+    struct option options[2 * ENTRIES_MAX + 1] = {{0}};
+    enum status status = STATUS_OK;
+    list_names(pass->table, options);
     optind = 0; /* a fresh scan */
     opterr = 0;
-    for (int value; (value = getopt_long(argc, argv, "-:", options, NULL)) != -1;) {
-        const struct option_entry *entry;
-        const char *text = optarg;
-        if (value == 1 && table->positional != NULL) {
-            entry = entry_find(table, table->positional);
-        } else if (value == 1) {
-            return error_set(error, STATUS_CONFIG, "unexpected argument \"%s\"", optarg);
-        } else if (value == ':') {
-            return error_set(error, STATUS_CONFIG, "%s needs a value", argv[optind - 1]);
-        } else if (value == '?') {
-            return error_set(error, STATUS_CONFIG, "unknown or ambiguous option %s",
-                             argv[optind - 1]);
-        } else {
-            entry = &table->entries[value - FIRST_VALUE];
-            if (text == NULL)
-                text = "true";
-        }
-        char source[128];
-        snprintf(source, sizeof source, "--%s", entry->name);
-        if (only != NULL && entry != only)
-            continue;
-        enum status status = set_value(store, entry, source, text, settings, error);
-        if (status != STATUS_OK)
-            return status;
+    for (int value;
+         status == STATUS_OK && (value = getopt_long(argc, argv, "-:", options, NULL)) != -1;) {
+        if (value == 1)
+            status = take_bare(pass, optarg, error);
+        else if (value == ':')
+            status = error_set(error, STATUS_CONFIG, "%s needs a value", argv[optind - 1]);
+        else if (value == '?')
+            status =
+                error_set(error, STATUS_CONFIG, "unknown or ambiguous option %s", argv[optind - 1]);
+        else
+            status = take_option(pass, &pass->table->entries[value - FIRST_VALUE], optarg, error);
     }
-    return STATUS_OK;
+    pass->alone = NULL; /* behind "--" nothing is an option's value */
+    for (int i = optind; status == STATUS_OK && i < argc; i++)
+        status = take_bare(pass, argv[i], error);
+    return status;
 }
 
 enum status option_load(const struct option_table *table, int argc, char **argv, void *settings,
@@ -327,12 +373,15 @@ enum status option_load(const struct option_table *table, int argc, char **argv,
         free(store);
         return error_set(error, STATUS_NO_MEMORY, "options: out of memory");
     }
+    struct pass pass = {.table = table, .store = store, .settings = settings};
     enum status status = load_defaults(table, store, settings, error);
     const struct option_entry *config = table->file ? entry_find(table, table->file) : NULL;
     if (status == STATUS_OK && config != NULL) {
         status = load_environment(table, store, settings, error);
+        struct pass first = pass;
+        first.only = config;
         if (status == STATUS_OK)
-            status = load_arguments(table, config, argc, argv, store, settings, error);
+            status = load_arguments(&first, argc, argv, error);
         const char *path = *(const char **)(void *)((char *)settings + config->offset);
         if (status == STATUS_OK && path[0] != '\0')
             status = load_file(table, path, store, settings, error);
@@ -340,7 +389,7 @@ enum status option_load(const struct option_table *table, int argc, char **argv,
     if (status == STATUS_OK)
         status = load_environment(table, store, settings, error);
     if (status == STATUS_OK)
-        status = load_arguments(table, NULL, argc, argv, store, settings, error);
+        status = load_arguments(&pass, argc, argv, error);
     if (status != STATUS_OK) {
         option_free(store);
         return status;

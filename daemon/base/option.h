@@ -15,6 +15,8 @@ enum option_type {
     OPTION_SIZE,   /* uint64_t; K, M, G, T suffixes are powers of 1024 */
     OPTION_DOUBLE, /* double */
     OPTION_FLAG,   /* bool; "--x", "--x=true|false" */
+    OPTION_ACTION, /* as OPTION_FLAG, but no environment variable sets it: JETD_VERSION means
+                      another */
     OPTION_CHOICE, /* const char *, one of `choices` */
 };
 
@@ -36,7 +38,8 @@ struct option_table {
     const char *synopsis;    /* first lines of --help */
     const struct option_entry *entries;
     size_t count;
-    const char *positional; /* option that a single bare argument sets; NULL: bare arguments fail */
+    const char *positional; /* option that a single bare argument sets, also one after "--"; NULL:
+                               bare arguments fail */
     const char *file;       /* option that names a YAML file of options; NULL: none */
 };
 

@@ -69,8 +69,9 @@ static const struct option_entry entries[] = {
      FIELD(service)},
     {"drain-timeout", NULL, OPTION_STRING, "", "SECONDS", "drain: what live requests may take", 0,
      0, NULL, FIELD(drain_timeout)},
-    {"version", NULL, OPTION_FLAG, "false", NULL, "print the version", 0, 0, NULL, FIELD(version)},
-    {"help", NULL, OPTION_FLAG, "false", NULL, "print this", 0, 0, NULL, FIELD(help)},
+    {"version", NULL, OPTION_ACTION, "false", NULL, "print the version", 0, 0, NULL,
+     FIELD(version)},
+    {"help", NULL, OPTION_ACTION, "false", NULL, "print this", 0, 0, NULL, FIELD(help)},
 };
 
 const struct option_table ctl_table = {

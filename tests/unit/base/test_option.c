@@ -17,7 +17,7 @@ struct values {
     int count;
     uint64_t size;
     double ratio;
-    bool flag;
+    bool flag, action;
 };
 
 #define AT(field) offsetof(struct values, field)
@@ -29,8 +29,9 @@ static const struct option_entry entries[] = {
     {"size", NULL, OPTION_SIZE, "1K", "BYTES", "size", 0, 0, NULL, AT(size)},
     {"ratio", NULL, OPTION_DOUBLE, "0.5", "X", "ratio", 0, 1, NULL, AT(ratio)},
     {"flag", NULL, OPTION_FLAG, "false", NULL, "flag", 0, 0, NULL, AT(flag)},
+    {"action", NULL, OPTION_ACTION, "false", NULL, "action", 0, 0, NULL, AT(action)},
 };
-static const struct option_table table = {"t", "JETTEST", "t", entries, 7, "name", "config"};
+static const struct option_table table = {"t", "JETTEST", "t", entries, 8, "name", "config"};
 
 static enum status load(const char *const *arguments, struct values *values,
                         struct option_store **store, struct error *error)
@@ -114,27 +115,69 @@ static void a_service_link_is_passed_over(void **state)
     unsetenv("JETTEST_COUNT_OF");
 }
 
+/* JETD_VERSION in a container says which release it is. */
+static void no_variable_is_an_action(void **state)
+{
+    (void)state;
+    struct values values;
+    struct option_store *store;
+    struct error error = {0};
+    setenv("JETTEST_ACTION", "1.2.3", 1);
+    assert_int_equal(load((const char *[]){NULL}, &values, &store, &error), STATUS_OK);
+    assert_false(values.action);
+    option_free(store);
+    assert_int_equal(load((const char *[]){"--action", NULL}, &values, &store, &error), STATUS_OK);
+    assert_true(values.action);
+    option_free(store);
+    unsetenv("JETTEST_ACTION");
+}
+
+static void a_bare_argument_may_look_like_an_option(void **state)
+{
+    (void)state;
+    struct values values;
+    struct option_store *store;
+    struct error error = {0};
+    assert_int_equal(
+        load((const char *[]){"--flag", "--", "--size", NULL}, &values, &store, &error), STATUS_OK);
+    assert_string_equal(values.name, "--size");
+    option_free(store);
+    assert_int_equal(load((const char *[]){"--flag", "--", "true", NULL}, &values, &store, &error),
+                     STATUS_OK);
+    assert_string_equal(values.name, "true");
+    option_free(store);
+}
+
 static void bad_arguments_are_named(void **state)
 {
     (void)state;
     static const struct {
-        const char *arguments[3], *named;
+        const char *arguments[4], *named;
     } cases[] = {
-        {{"--count-of", "0"}, "--count-of"},    {{"--count-of", "10"}, "--count-of"},
-        {{"--count-of", "4x"}, "--count-of"},   {{"--count-of", "99999999999"}, "--count-of"},
-        {{"--count-of", ""}, "--count-of"},     {{"--size", "-1"}, "--size"},
-        {{"--size", "99999999999T"}, "--size"}, {{"--size", "1KB"}, "--size"},
-        {{"--ratio", "nan"}, "--ratio"},        {{"--ratio", "1.5"}, "--ratio"},
-        {{"--mode", "maybe"}, "auto|on|off"},   {{"--mode", "auto|on"}, "auto|on|off"},
-        {{"--flag=perhaps"}, "--flag"},         {{"--unknown", "1"}, "--unknown"},
+        {{"--count-of", "0"}, "--count-of"},
+        {{"--count-of", "10"}, "--count-of"},
+        {{"--count-of", "4x"}, "--count-of"},
+        {{"--count-of", "99999999999"}, "--count-of"},
+        {{"--count-of", ""}, "--count-of"},
+        {{"--size", "-1"}, "--size"},
+        {{"--size", "99999999999T"}, "--size"},
+        {{"--size", "1KB"}, "--size"},
+        {{"--ratio", "nan"}, "--ratio"},
+        {{"--ratio", "1.5"}, "--ratio"},
+        {{"--mode", "maybe"}, "auto|on|off"},
+        {{"--mode", "auto|on"}, "auto|on|off"},
+        {{"--flag=perhaps"}, "--flag"},
+        {{"--unknown", "1"}, "--unknown"},
         {{"--count-of"}, "--count-of"},
+        {{"a", "--flag", "b"}, "\"b\": name is \"a\""},
+        {{"a", "--", "b"}, "\"b\""},
+        {{"--flag", "false"}, "--flag=false"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const char *arguments[] = {cases[i].arguments[0], cases[i].arguments[1], NULL};
         struct values values;
         struct option_store *store = NULL;
         struct error error = {0};
-        assert_int_equal(load(arguments, &values, &store, &error), STATUS_CONFIG);
+        assert_int_equal(load(cases[i].arguments, &values, &store, &error), STATUS_CONFIG);
         if (strstr(error.text, cases[i].named) == NULL)
             fail_msg("case %zu: \"%s\" does not name %s", i, error.text, cases[i].named);
     }
@@ -189,6 +232,8 @@ int main(void)
         cmocka_unit_test(defaults_hold),
         cmocka_unit_test(sources_take_precedence_in_order),
         cmocka_unit_test(a_service_link_is_passed_over),
+        cmocka_unit_test(no_variable_is_an_action),
+        cmocka_unit_test(a_bare_argument_may_look_like_an_option),
         cmocka_unit_test(bad_arguments_are_named),
         cmocka_unit_test(bad_files_are_named_with_their_line),
         cmocka_unit_test(help_lists_every_option),
