@@ -1,9 +1,9 @@
 #include "daemon/keys.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "daemon/base/file.h"
 
 enum { FILE_BYTES_MAX = 1 << 20 };
 
@@ -52,21 +52,15 @@ enum status keys_load(const char *path, struct keys *keys, struct error *error)
     *keys = (struct keys){0};
     if (path == NULL)
         return STATUS_OK;
-    FILE *file = fopen(path, "rb");
-    if (file == NULL)
-        return error_set(error, STATUS_CONFIG, "%s: %s", path, strerror(errno));
+    size_t length;
+    struct error cause = {0};
+    if (file_read(path, FILE_BYTES_MAX, &keys->text, &length, &cause) != STATUS_OK)
+        return error_set(error, STATUS_CONFIG, "%s", cause.text);
     const char **list = calloc(KEYS_MAX, sizeof *list);
-    keys->text = calloc(1, FILE_BYTES_MAX + 2);
     keys->key = list;
-    enum status status = STATUS_OK;
-    if (list == NULL || keys->text == NULL)
-        status = error_set(error, STATUS_NO_MEMORY, "%s: out of memory", path);
-    else if (fread(keys->text, 1, FILE_BYTES_MAX + 1, file) > FILE_BYTES_MAX || ferror(file))
-        status =
-            error_set(error, STATUS_CONFIG, "%s: cannot be read, or is larger than 1 MiB", path);
-    else
-        status = split(path, keys, list, error);
-    fclose(file);
+    enum status status = list == NULL
+                             ? error_set(error, STATUS_NO_MEMORY, "%s: out of memory", path)
+                             : split(path, keys, list, error);
     if (status != STATUS_OK)
         keys_free(keys);
     return status;

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "daemon/base/file.h"
 #include "daemon/rpc_private.h"
 
 enum { PEM_MAX = 1 << 20 };
@@ -31,20 +32,15 @@ static bool is_loopback(const char *host)
 static enum status read_pem(const char *option, const char *path, const char *kind, char **text,
                             struct error *error)
 {
-    FILE *file = fopen(path, "re");
-    if (!file)
-        return error_set(error, STATUS_CONFIG, "%s: %s: %s", option, path, strerror(errno));
-    char *bytes = calloc(1, PEM_MAX + 1);
-    size_t length = bytes ? fread(bytes, 1, PEM_MAX + 1, file) : 0;
-    fclose(file);
-    if (!bytes)
-        return error_set(error, STATUS_NO_MEMORY, "%s: out of memory", option);
-    bool sized = length > 0 && length <= PEM_MAX;
-    bytes[sized ? length : 0] = 0;
+    char *bytes;
+    size_t length;
+    struct error cause = {0};
+    if (file_read(path, PEM_MAX, &bytes, &length, &cause) != STATUS_OK)
+        return error_set(error, STATUS_CONFIG, "%s: %s", option, cause.text);
     const char *begin = strstr(bytes, "-----BEGIN ");
     const char *end = begin ? strstr(begin, "-----END ") : NULL;
     const char *name = begin ? strstr(begin, kind) : NULL;
-    if (!sized || !end || !name || name > end) {
+    if (!end || !name || name > end) {
         free(bytes);
         return error_set(error, STATUS_CONFIG, "%s: %s: no PEM block of a %s", option, path, kind);
     }

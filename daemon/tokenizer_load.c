@@ -1,8 +1,8 @@
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/file.h"
 #include "daemon/tokenizer_fields.h"
 
 void tokenizer_free(struct tokenizer *tokenizer)
@@ -62,39 +62,18 @@ enum status tokenizer_parse(const char *name, const char *text, size_t length,
     return STATUS_OK;
 }
 
-/* The whole of an open file; its size is only a first guess. */
-static enum status file_read(FILE *file, const char *path, struct text *text, struct error *error)
-{
-    for (;;) {
-        if (!text_reserve(text, 1 << 16))
-            return error_set(error, STATUS_NO_MEMORY, "%s: out of memory", path);
-        size_t got = fread(text->bytes + text->length, 1, text->room - text->length, file);
-        text->length += got;
-        if (ferror(file))
-            return error_set(error, STATUS_IO, "%s: %s", path, strerror(errno));
-        if (got == 0 && feof(file))
-            return STATUS_OK;
-        if (text->length > TOKENIZER_FILE_MAX)
-            return error_set(error, STATUS_CORRUPT, "%s: more than %d bytes", path,
-                             TOKENIZER_FILE_MAX);
-    }
-}
-
 enum status tokenizer_load(const char *folder, struct tokenizer **tokenizer, struct error *error)
 {
     char path[4096];
     int length = snprintf(path, sizeof path, "%s/tokenizer.json", folder);
     if (length < 0 || (size_t)length >= sizeof path)
         return error_set(error, STATUS_CONFIG, "%.80s...: the path is too long", folder);
-    FILE *file = fopen(path, "rb");
-    if (file == NULL)
-        return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "%s: %s", path,
-                         strerror(errno));
-    struct text text = {0};
-    enum status status = file_read(file, path, &text, error);
-    fclose(file);
-    if (status == STATUS_OK)
-        status = tokenizer_parse(path, text.bytes, text.length, tokenizer, error);
-    text_free(&text);
+    char *text;
+    size_t bytes;
+    enum status status = file_read(path, TOKENIZER_FILE_MAX, &text, &bytes, error);
+    if (status != STATUS_OK)
+        return status;
+    status = tokenizer_parse(path, text, bytes, tokenizer, error);
+    free(text);
     return status;
 }

@@ -1,14 +1,12 @@
 #include "daemon/base/json.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "daemon/base/file.h"
 
 struct document {
     const char *file;
@@ -90,59 +88,16 @@ enum status document_parse(const char *file, const char *text, size_t length,
     return STATUS_OK;
 }
 
-static enum status read_all(int file, const char *path, size_t size, char *text,
-                            struct error *error)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t got = pread(file, text + done, size - done, (off_t)done);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return error_set(error, STATUS_IO, "%s: read: %s", path, strerror(errno));
-        if (got == 0)
-            return error_set(error, STATUS_CORRUPT, "%s: changed while it was read: ends at %zu",
-                             path, done);
-        done += (size_t)got;
-    }
-    return STATUS_OK;
-}
-
 enum status document_load(const char *path, struct document_limits limits, struct document **json,
                           struct error *error)
 {
-    /* O_NONBLOCK: a named pipe in place of a file must not hang the start. */
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file < 0)
-        return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "%s: %s", path,
-                         strerror(errno));
-    enum status status;
-    char *text = NULL;
-    struct stat about;
-    if (fstat(file, &about) != 0) {
-        status = error_set(error, STATUS_IO, "%s: %s", path, strerror(errno));
-        goto close_file;
-    }
-    if (!S_ISREG(about.st_mode)) {
-        status = error_set(error, STATUS_IO, "%s: not a regular file", path);
-        goto close_file;
-    }
-    size_t size = (size_t)about.st_size;
-    if (size > limits.bytes) {
-        status = error_set(error, STATUS_CORRUPT, "%s: %zu bytes, more than the %zu allowed", path,
-                           size, limits.bytes);
-        goto close_file;
-    }
-    text = malloc(size + 1);
-    if (text == NULL) {
-        status = error_set(error, STATUS_NO_MEMORY, "%s: no memory for %zu bytes", path, size);
-        goto close_file;
-    }
-    status = read_all(file, path, size, text, error);
-    if (status == STATUS_OK)
-        status = document_parse(path, text, size, limits, json, error);
+    char *text;
+    size_t length;
+    enum status status = file_read(path, limits.bytes, &text, &length, error);
+    if (status != STATUS_OK)
+        return status;
+    status = document_parse(path, text, length, limits, json, error);
     free(text);
-close_file:
-    close(file);
     return status;
 }
 

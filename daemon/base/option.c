@@ -10,6 +10,7 @@
 #include <yaml.h>
 
 #include "daemon/base/arena.h"
+#include "daemon/base/file.h"
 #include "daemon/base/log.h"
 
 enum { CONFIG_BYTES_MAX = 1 << 20, STORE_BYTES_MAX = 16 << 20, ENTRIES_MAX = 256 };
@@ -253,28 +254,21 @@ static enum status load_events(yaml_parser_t *parser, const char *path,
 static enum status load_file(const struct option_table *table, const char *path,
                              struct option_store *store, void *settings, struct error *error)
 {
-    FILE *file = fopen(path, "rb");
-    if (file == NULL)
-        return error_set(error, STATUS_CONFIG, "%s: %s", path, strerror(errno));
-    enum status status;
-    char *text = arena_allocate(store->arena, CONFIG_BYTES_MAX + 1, 1);
-    size_t length = text ? fread(text, 1, CONFIG_BYTES_MAX + 1, file) : 0;
+    char *text;
+    size_t length;
+    struct error cause = {0};
+    if (file_read(path, CONFIG_BYTES_MAX, &text, &length, &cause) != STATUS_OK)
+        return error_set(error, STATUS_CONFIG, "%s", cause.text);
     yaml_parser_t parser;
-    if (text == NULL || !yaml_parser_initialize(&parser)) {
+    enum status status;
+    if (yaml_parser_initialize(&parser)) {
+        yaml_parser_set_input_string(&parser, (const unsigned char *)text, length);
+        status = load_events(&parser, path, table, store, settings, error);
+        yaml_parser_delete(&parser);
+    } else {
         status = error_set(error, STATUS_NO_MEMORY, "%s: out of memory", path);
-        goto close_file;
     }
-    if (ferror(file) || length > CONFIG_BYTES_MAX) {
-        status =
-            error_set(error, STATUS_CONFIG, "%s: cannot be read, or is larger than 1 MiB", path);
-        goto delete_parser;
-    }
-    yaml_parser_set_input_string(&parser, (const unsigned char *)text, length);
-    status = load_events(&parser, path, table, store, settings, error);
-delete_parser:
-    yaml_parser_delete(&parser);
-close_file:
-    fclose(file);
+    free(text);
     return status;
 }
 

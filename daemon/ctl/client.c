@@ -1,5 +1,4 @@
 /* One call at a time over one channel, on the thread that asks. */
-#include <errno.h>
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/grpc_security.h>
@@ -7,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/file.h"
 #include "daemon/ctl/ctl.h"
 
 enum { FILE_MAX = 1 << 20 };
@@ -20,16 +20,18 @@ struct ctl_client {
 
 static char *read_file(const char *path)
 {
-    FILE *file = fopen(path, "re");
-    char *bytes = file ? calloc(1, FILE_MAX + 1) : NULL;
-    if (!bytes || fread(bytes, 1, FILE_MAX, file) == 0) {
-        fprintf(stderr, "jetctl: %s: %s\n", path, errno ? strerror(errno) : "empty");
-        free(bytes);
-        bytes = NULL;
+    char *bytes;
+    size_t length;
+    struct error error = {0};
+    if (file_read(path, FILE_MAX, &bytes, &length, &error) != STATUS_OK) {
+        fprintf(stderr, "jetctl: %s\n", error.text);
+        return NULL;
     }
-    if (file)
-        fclose(file);
-    return bytes;
+    if (length > 0)
+        return bytes;
+    fprintf(stderr, "jetctl: %s: empty\n", path);
+    free(bytes);
+    return NULL;
 }
 
 /* NULL: a file could not be read. */

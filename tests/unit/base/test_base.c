@@ -1,14 +1,19 @@
-/* status, checked arithmetic, arena, log. */
+/* status, checked arithmetic, arena, files, log. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "daemon/base/arena.h"
 #include "daemon/base/checked.h"
+#include "daemon/base/file.h"
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
 
@@ -92,6 +97,42 @@ static void arena_zeroes_aligns_and_keeps_its_limit(void **state)
     arena_destroy(NULL);
 }
 
+static void expect_unread(const char *path, size_t most, enum status status, const char *cause)
+{
+    char *bytes = NULL;
+    size_t length;
+    struct error error = {0};
+    assert_int_equal(file_read(path, most, &bytes, &length, &error), status);
+    assert_null(bytes);
+    assert_non_null(strstr(error.text, path));
+    assert_non_null(strstr(error.text, cause));
+}
+
+static void only_regular_files_of_a_size_are_read(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/jetd-file-XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/x", folder);
+    expect_unread(path, 9, STATUS_NOT_FOUND, "No such file");
+    expect_unread(folder, 9, STATUS_IO, "not a regular file");
+    assert_int_equal(mkfifo(path, 0600), 0); /* without a writer: open() would wait for one */
+    expect_unread(path, 9, STATUS_IO, "not a regular file");
+    unlink(path);
+    FILE *file = fopen(path, "w");
+    fputs("four", file);
+    fclose(file);
+    expect_unread(path, 3, STATUS_CORRUPT, "4 bytes, more than the 3 allowed");
+    char *bytes;
+    size_t length;
+    assert_int_equal(file_read(path, 4, &bytes, &length, NULL), STATUS_OK);
+    assert_int_equal(length, 4);
+    assert_string_equal(bytes, "four");
+    free(bytes);
+    unlink(path);
+    rmdir(folder);
+}
+
 static void log_counts_errors(void **state)
 {
     (void)state;
@@ -110,6 +151,7 @@ int main(void)
         cmocka_unit_test(error_prefix_never_overflows),
         cmocka_unit_test(checked_arithmetic_refuses_overflow),
         cmocka_unit_test(arena_zeroes_aligns_and_keeps_its_limit),
+        cmocka_unit_test(only_regular_files_of_a_size_are_read),
         cmocka_unit_test(log_counts_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
