@@ -3,7 +3,14 @@
 #include <string.h>
 
 #include "daemon/base/file.h"
+#include "daemon/base/json.h"
 #include "daemon/tokenizer_fields.h"
+
+static const struct document_limits file_limits = {
+    .bytes = TOKENIZER_FILE_MAX,
+    .depth = 32,
+    .values = 4 * (size_t)TOKENIZER_IDS_MAX, /* an id, and a merge: a list of two */
+};
 
 void tokenizer_free(struct tokenizer *tokenizer)
 {
@@ -41,18 +48,14 @@ enum status tokenizer_parse(const char *name, const char *text, size_t length,
 {
     struct error unasked = {0};
     error = error == NULL ? &unasked : error;
-    if (length > TOKENIZER_FILE_MAX)
-        return error_set(error, STATUS_CORRUPT, "%s: %zu bytes, must be at most %d", name, length,
-                         TOKENIZER_FILE_MAX);
-    json_error_t where;
-    json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &where);
-    if (root == NULL)
-        return error_set(error, STATUS_CORRUPT, "%s: line %d, byte %d: %s", name, where.line,
-                         where.position, where.text);
+    struct document *document;
+    enum status status = document_parse(name, text, length, file_limits, &document, error);
+    if (status != STATUS_OK)
+        return status;
     struct tokenizer *fresh = calloc(1, sizeof *fresh);
-    enum status status = fresh == NULL ? error_set(error, STATUS_NO_MEMORY, "out of memory")
-                                       : root_load(root, fresh, error);
-    json_decref(root);
+    status = fresh == NULL ? error_set(error, STATUS_NO_MEMORY, "out of memory")
+                           : root_load(document_root(document).value, fresh, error);
+    document_free(document);
     if (status != STATUS_OK) {
         tokenizer_free(fresh);
         error_prefix(error, "%s", name);
@@ -70,7 +73,7 @@ enum status tokenizer_load(const char *folder, struct tokenizer **tokenizer, str
         return error_set(error, STATUS_CONFIG, "%.80s...: the path is too long", folder);
     char *text;
     size_t bytes;
-    enum status status = file_read(path, TOKENIZER_FILE_MAX, &text, &bytes, error);
+    enum status status = file_read(path, file_limits.bytes, &text, &bytes, error);
     if (status != STATUS_OK)
         return status;
     status = tokenizer_parse(path, text, bytes, tokenizer, error);

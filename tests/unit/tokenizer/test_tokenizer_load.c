@@ -247,14 +247,28 @@ static void test_refused(void **state)
 static void test_not_json(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"",   "{", "[]", "{\"a\": 1, \"a\": 2}", "{\"model\": NaN}",
-                                        "nul"};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; ++i) {
+    char nested[80] = {0};
+    memset(nested, '[', sizeof nested - 1);
+    const struct {
+        const char *text, *cause;
+    } cases[] = {
+        {"", ""},
+        {"{", ""},
+        {"[]", ""},
+        {"{\"a\": 1, \"a\": 2}", ""},
+        {"{\"model\": NaN}", ""},
+        {"nul", ""},
+        {"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"},
+        {nested, "nested deeper"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
         struct tokenizer *tokenizer;
         struct error error = {0};
-        assert_int_equal(tokenizer_parse("file", texts[i], strlen(texts[i]), &tokenizer, &error),
-                         STATUS_CORRUPT);
+        assert_int_equal(
+            tokenizer_parse("file", cases[i].text, strlen(cases[i].text), &tokenizer, &error),
+            STATUS_CORRUPT);
         assert_int_equal(strncmp(error.text, "file: ", 6), 0);
+        assert_non_null(strstr(error.text, cases[i].cause));
     }
 }
 
