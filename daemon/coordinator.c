@@ -29,6 +29,7 @@ struct coordinator {
     struct metrics *metrics;
     struct rpc_server *rpc;
     struct keys keys;
+    char folder_name[256];     /* of the model */
     atomic_bool asked;         /* a client called Drain */
     _Atomic double asked_time; /* seconds; negative: none named */
     bool terminating;          /* SIGTERM or SIGINT came */
@@ -92,15 +93,29 @@ static const char *path_or_null(const char *path)
     return path[0] != '\0' ? path : NULL;
 }
 
-static const char *served_name(const struct coordinator *self)
+/* The last part of the path, which may end in slashes. */
+static const char *folder_name(struct coordinator *self)
+{
+    const char *folder = self->rank->folder;
+    size_t end = strlen(folder);
+    while (end > 1 && folder[end - 1] == '/')
+        end--;
+    size_t begin = end;
+    while (begin > 0 && folder[begin - 1] != '/')
+        begin--;
+    snprintf(self->folder_name, sizeof self->folder_name, "%.*s", (int)(end - begin),
+             folder + begin);
+    return self->folder_name;
+}
+
+static const char *served_name(struct coordinator *self)
 {
     const struct settings *settings = self->settings;
     if (settings->served_model_name[0] != '\0')
         return settings->served_model_name;
     if (settings->model_config[0] != '\0')
         return settings->model_config;
-    const char *folder = self->rank->folder, *slash = strrchr(folder, '/');
-    return slash != NULL && slash[1] != '\0' ? slash + 1 : folder;
+    return folder_name(self);
 }
 
 static enum status open_engine(struct coordinator *self, struct error *error)

@@ -34,7 +34,7 @@ def scrape(url):
 
 @pytest.fixture(scope="module")
 def daemon(start):
-    return start("--device", "cpu", "--metrics-port", "0", model=DEMO)
+    return start("--device", "cpu", "--metrics-port", "0", model=f"{DEMO}/")
 
 
 def test_counters_and_histograms(pb, daemon):
