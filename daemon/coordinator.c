@@ -145,6 +145,7 @@ static enum status open_service(struct coordinator *self, struct error *error)
     struct metrics_options metrics = {
         .host = settings->metrics_host,
         .port = settings->metrics_port,
+        .insecure = settings->insecure,
         .engine = self->engine,
         .model_name = served_name(self),
     };

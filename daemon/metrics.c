@@ -153,6 +153,13 @@ static bool parse_address(const char *host, int port, union address *address)
     return false;
 }
 
+static bool is_loopback(const union address *address)
+{
+    if (address->any.sa_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&address->six.sin6_addr);
+    return ntohl(address->four.sin_addr.s_addr) >> 24 == 127;
+}
+
 /* A label value: quote, backslash and newline escaped. */
 static void format_labels(struct metrics *metrics, const char *name)
 {
@@ -173,6 +180,12 @@ enum status metrics_open(const struct metrics_options *options, struct metrics *
     if (!parse_address(options->host, options->port, &address))
         return error_set(error, STATUS_CONFIG, "--metrics-host: \"%s\" is not an address",
                          options->host);
+    if (!is_loopback(&address) && !options->insecure)
+        return error_set(
+            error, STATUS_CONFIG,
+            "--metrics-host: %s is not loopback: metrics have neither TLS nor a token, "
+            "allow it with --insecure",
+            options->host);
     struct metrics *metrics = calloc(1, sizeof *metrics);
     if (metrics == NULL)
         return error_set(error, STATUS_NO_MEMORY, "metrics: out of memory");

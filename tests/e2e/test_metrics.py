@@ -7,7 +7,7 @@ import urllib.request
 
 import grpc
 import pytest
-from conftest import DEMO
+from conftest import DEMO, Daemon
 
 SAMPLE = re.compile(r'^([a-z0-9_]+)\{model_name="([^"]*)"(?:,le="([^"]+)")?\} (\S+)$')
 
@@ -92,3 +92,12 @@ def test_only_metrics_is_there(daemon, path, method, code):
     with pytest.raises(urllib.error.HTTPError) as failure:
         urllib.request.urlopen(request, timeout=10)
     assert failure.value.code == code
+
+
+def test_a_public_address_needs_a_word(start):
+    public = ["--device", "cpu", "--metrics-port", "0", "--metrics-host", "0.0.0.0"]
+    refused = Daemon(*public)
+    assert refused.process.wait(20) == 2
+    refused.reader.join(5)
+    assert "--metrics-host: 0.0.0.0 is not loopback" in refused.text(), refused.text()
+    assert "metrics on http://0.0.0.0:" in start(*public, "--insecure").text()
