@@ -92,6 +92,25 @@ static enum status refuse(const struct option_entry *entry, const char *source, 
                      is_flag(entry) ? "true or false" : "number");
 }
 
+static enum status keep(struct option_store *store, const char *source, const char *text,
+                        const char **copy, struct error *error)
+{
+    *copy = arena_string(store->arena, text, strlen(text));
+    return *copy != NULL ? STATUS_OK
+                         : error_set(error, STATUS_NO_MEMORY, "%s: out of memory", source);
+}
+
+static enum status list_add(struct option_store *store, const char *source, const char *text,
+                            struct option_list *list, struct error *error)
+{
+    if (text[0] == '\0')
+        return STATUS_OK;
+    if (list->count == OPTION_LIST_MAX)
+        return error_set(error, STATUS_CONFIG, "%s: given more than %d times", source,
+                         OPTION_LIST_MAX);
+    return keep(store, source, text, &list->text[list->count++], error);
+}
+
 static enum status set_value(struct option_store *store, const struct option_entry *entry,
                              const char *source, const char *text, void *settings,
                              struct error *error)
@@ -104,13 +123,11 @@ static enum status set_value(struct option_store *store, const struct option_ent
         if (!text_is_one_of(text, entry->choices))
             return refuse(entry, source, text, error);
         /* fall through */
-    case OPTION_STRING: {
-        const char *copy = arena_string(store->arena, text, strlen(text));
-        if (copy == NULL)
-            return error_set(error, STATUS_NO_MEMORY, "%s: out of memory", source);
-        *(const char **)(void *)field = copy;
-        return STATUS_OK;
-    }
+    case OPTION_STRING:
+        return keep(store, source, text, (const char **)(void *)field, error);
+    case OPTION_LIST:
+        ((struct option_list *)(void *)field)->count = 0;
+        return list_add(store, source, text, (struct option_list *)(void *)field, error);
     case OPTION_INT: {
         long value = strtol(text, &end, 10);
         if (errno || end == text || *end || value < INT32_MIN || value > INT32_MAX ||
@@ -280,17 +297,22 @@ struct pass {
     const struct option_entry *only; /* take this one alone and skip the others; NULL: all */
     struct option_store *store;
     void *settings;
+    bool given[ENTRIES_MAX];
     const char *bare;                 /* the bare argument that was taken */
     const struct option_entry *alone; /* a flag without a value, right before */
 };
 
-static enum status take(const struct pass *pass, const struct option_entry *entry, const char *text,
+static enum status take(struct pass *pass, const struct option_entry *entry, const char *text,
                         struct error *error)
 {
-    char source[128];
+    char source[128], *field = (char *)pass->settings + entry->offset;
+    bool *given = &pass->given[entry - pass->table->entries], again = *given;
     if (pass->only != NULL && entry != pass->only)
         return STATUS_OK;
     snprintf(source, sizeof source, "--%s", entry->name);
+    *given = true;
+    if (again && entry->type == OPTION_LIST)
+        return list_add(pass->store, source, text, (struct option_list *)(void *)field, error);
     return set_value(pass->store, entry, source, text, pass->settings, error);
 }
 

@@ -10,6 +10,7 @@
 #include "daemon/base/status.h"
 
 enum option_type {
+    OPTION_LIST,   /* struct option_list; one text each time that it is given on the command line */
     OPTION_STRING, /* const char * ("" when the default is "") */
     OPTION_INT,    /* int */
     OPTION_SIZE,   /* uint64_t; K, M, G, T suffixes are powers of 1024 */
@@ -18,6 +19,13 @@ enum option_type {
     OPTION_ACTION, /* as OPTION_FLAG, but no environment variable sets it: JETD_VERSION means
                       another */
     OPTION_CHOICE, /* const char *, one of `choices` */
+};
+
+enum { OPTION_LIST_MAX = 16 };
+
+struct option_list {
+    const char *text[OPTION_LIST_MAX];
+    int count;
 };
 
 struct option_entry {

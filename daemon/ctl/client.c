@@ -34,18 +34,32 @@ static char *read_file(const char *path)
     return NULL;
 }
 
-/* NULL: a file could not be read. */
+static bool check_tls(const struct ctl_settings *settings, bool tls)
+{
+    if (!*settings->cert != !*settings->key)
+        fputs("jetctl: --cert and --key must be given together\n", stderr);
+    else if (*settings->cert && !tls)
+        fputs("jetctl: --cert and --key are for TLS: give --ca, or --tls\n", stderr);
+    else
+        return true;
+    return false;
+}
+
+/* NULL: a file could not be read, or options that do not go together. */
 static grpc_channel_credentials *credentials(const struct ctl_settings *settings)
 {
-    if (!*settings->ca)
+    bool tls = settings->tls || *settings->ca;
+    if (!check_tls(settings, tls))
+        return NULL;
+    if (!tls)
         return grpc_insecure_credentials_create();
-    char *ca = read_file(settings->ca);
+    char *ca = *settings->ca ? read_file(settings->ca) : NULL;
     char *cert = *settings->cert ? read_file(settings->cert) : NULL;
     char *key = *settings->key ? read_file(settings->key) : NULL;
     grpc_channel_credentials *made = NULL;
-    if (ca && !*settings->cert == !cert && !*settings->key == !key) {
+    if (!*settings->ca == !ca && !*settings->cert == !cert && !*settings->key == !key) {
         grpc_ssl_pem_key_cert_pair pair = {.private_key = key, .cert_chain = cert};
-        made = grpc_ssl_credentials_create(ca, cert && key ? &pair : NULL, NULL, NULL);
+        made = grpc_ssl_credentials_create(ca, cert ? &pair : NULL, NULL, NULL);
     }
     free(ca);
     free(cert);

@@ -22,7 +22,9 @@ enum {
 };
 
 struct ctl_settings {
-    const char *address, *ca, *cert, *key, *token, *server_name;
+    const char *address;
+    bool tls;
+    const char *ca, *cert, *key, *token, *server_name;
     double timeout; /* seconds; 0: none */
     bool json, help, version;
     /* input */
@@ -30,7 +32,8 @@ struct ctl_settings {
     bool special_tokens, chat;
     /* generation; "" is unset */
     const char *request_id, *temperature, *top_p, *top_k, *min_p, *repetition_penalty,
-        *presence_penalty, *frequency_penalty, *seed, *stop, *logprobs;
+        *presence_penalty, *frequency_penalty, *seed, *logprobs;
+    struct option_list stop;
     int max_new_tokens, min_new_tokens, n, priority;
     bool include_stop, ignore_eos, echo;
     const char *drain_timeout;

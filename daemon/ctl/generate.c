@@ -8,15 +8,18 @@
 
 enum { CHOICES_MAX = 128 };
 
+/* Output that is printed at the end. */
+struct kept {
+    FILE *stream; /* NULL: there is none */
+    char *bytes;
+    size_t length;
+};
+
 struct output {
     const struct ctl_settings *settings;
-    FILE *choice[CHOICES_MAX]; /* with n > 1: kept until the end */
-    char *text[CHOICES_MAX];
-    size_t length[CHOICES_MAX];
+    struct kept text[CHOICES_MAX]; /* with n > 1 */
+    struct kept ids[CHOICES_MAX];  /* in case that there is no text: a model without tokenizer */
     bool wrote_text, progress;
-    char *ids; /* in case that there is no text: a model without tokenizer */
-    size_t ids_length;
-    FILE *id_stream;
 };
 
 static const char *reason_name(Jet__V1__Finished__Reason reason)
@@ -47,6 +50,9 @@ static json_t *json_finished(const Jet__V1__Finished *finished)
     json_t *object = json_pack("{s:s,s:i,s:s,s:o}", "event", "finished", "index",
                                (int)finished->index, "reason", reason_name(finished->reason),
                                "matched_stop", ctl_json_text(finished->matched_stop));
+    if (finished->matched_stop_id_presence_case ==
+        JET__V1__FINISHED__MATCHED_STOP_ID_PRESENCE_MATCHED_STOP_ID)
+        json_object_set_new(object, "matched_stop_id", json_integer(finished->matched_stop_id));
     if (finished->usage)
         json_object_set_new(
             object, "usage",
@@ -107,22 +113,26 @@ static void end_progress(struct output *output)
     output->progress = false;
 }
 
+static FILE *keep(struct kept *kept)
+{
+    if (!kept->stream)
+        kept->stream = open_memstream(&kept->bytes, &kept->length);
+    return kept->stream;
+}
+
 static void show_delta(struct output *output, const Jet__V1__Delta *delta)
 {
-    FILE *to = stdout;
     end_progress(output);
-    if (output->settings->n > 1 && delta->index < CHOICES_MAX) {
-        uint32_t i = delta->index;
-        if (!output->choice[i])
-            output->choice[i] = open_memstream(&output->text[i], &output->length[i]);
-        to = output->choice[i];
-    }
-    if (delta->text.len && to) {
-        fwrite(delta->text.data, 1, delta->text.len, to);
+    if (delta->index >= CHOICES_MAX)
+        return;
+    FILE *text = output->settings->n > 1 ? keep(&output->text[delta->index]) : stdout;
+    FILE *ids = keep(&output->ids[delta->index]);
+    if (delta->text.len && text) {
+        fwrite(delta->text.data, 1, delta->text.len, text);
         output->wrote_text = true;
     }
-    for (size_t i = 0; i < delta->n_token_ids && output->id_stream; i++)
-        fprintf(output->id_stream, "%u ", delta->token_ids[i]);
+    for (size_t i = 0; i < delta->n_token_ids && ids; i++)
+        fprintf(ids, "%u ", delta->token_ids[i]);
     fflush(stdout);
 }
 
@@ -138,27 +148,40 @@ static void visit(void *context, const ProtobufCMessage *base)
         show_delta(output, message->delta);
 }
 
+static void print_kept(const struct kept *kept)
+{
+    fwrite(kept->bytes, 1, kept->length, stdout);
+}
+
+static void close_kept(struct kept *kept)
+{
+    if (kept->stream)
+        fclose(kept->stream);
+}
+
+/* What show_delta did not print as it came. */
 static void finish_output(struct output *output, bool well)
 {
+    const struct kept *kept = output->wrote_text ? output->text : output->ids;
+    bool one = output->settings->n <= 1;
     end_progress(output);
-    if (output->id_stream)
-        fclose(output->id_stream);
     for (int i = 0; i < CHOICES_MAX; i++) {
-        if (!output->choice[i])
+        close_kept(&output->text[i]);
+        close_kept(&output->ids[i]);
+        if (!kept[i].stream)
             continue;
-        fclose(output->choice[i]);
-        printf("--- %d\n", i);
-        fwrite(output->text[i], 1, output->length[i], stdout);
-        putchar('\n');
-        free(output->text[i]);
-    }
-    if (!output->settings->json) {
-        if (!output->wrote_text && output->ids)
-            fputs(output->ids, stdout);
-        if (output->settings->n <= 1 && (well || output->wrote_text))
+        if (!one)
+            printf("--- %d\n", i);
+        print_kept(&kept[i]);
+        if (!one)
             putchar('\n');
     }
-    free(output->ids);
+    if (one && !output->settings->json && (well || output->wrote_text))
+        putchar('\n');
+    for (int i = 0; i < CHOICES_MAX; i++) {
+        free(output->text[i].bytes);
+        free(output->ids[i].bytes);
+    }
 }
 
 static bool fill_floats(const struct ctl_settings *settings, Jet__V1__SamplingParams *sampling)
@@ -227,8 +250,9 @@ static bool fill_request(const struct ctl_settings *settings, ProtobufCBinaryDat
         request->logprobs_presence_case = JET__V1__GENERATE_REQUEST__LOGPROBS_PRESENCE_LOGPROBS;
         request->logprobs = (uint32_t)value;
     }
-    *stop = ctl_bytes(settings->stop, strlen(settings->stop));
-    request->n_stop = stop->len > 0;
+    for (int i = 0; i < settings->stop.count; i++)
+        stop[i] = ctl_bytes(settings->stop.text[i], strlen(settings->stop.text[i]));
+    request->n_stop = (size_t)settings->stop.count;
     request->stop = stop;
     request->request_id = ctl_bytes(settings->request_id, strlen(settings->request_id));
     request->max_new_tokens = (uint32_t)settings->max_new_tokens;
@@ -246,12 +270,11 @@ static int run(const struct ctl_settings *settings, struct ctl_client *client,
                Jet__V1__GenerateRequest *request)
 {
     Jet__V1__SamplingParams sampling = JET__V1__SAMPLING_PARAMS__INIT;
-    ProtobufCBinaryData stop;
-    if (!fill_sampling(settings, &sampling) || !fill_request(settings, &stop, request))
+    ProtobufCBinaryData stop[OPTION_LIST_MAX];
+    if (!fill_sampling(settings, &sampling) || !fill_request(settings, stop, request))
         return CTL_USAGE;
     request->sampling = &sampling;
     struct output output = {.settings = settings};
-    output.id_stream = open_memstream(&output.ids, &output.ids_length);
     const struct ctl_call call = {.path = "/jet.v1.Generation/Generate",
                                   .request = &request->base,
                                   .response = &jet__v1__generate_response__descriptor,

@@ -69,6 +69,25 @@ def test_generate_several(ctl):
     ]
 
 
+def test_any_of_several_stop_texts_ends_it(ctl):
+    stops = ["--stop", " there", "--stop", "unheard"]
+    finished = lines(ctl("generate", *GREEDY, "--json", *stops, "Once upon a time"))[-1]
+    assert (finished["reason"], finished["matched_stop"]) == ("STOP", " there")
+    assert "matched_stop_id" not in finished
+
+
+def test_ids_where_there_is_no_tokenizer(ctl, ids_only):
+    # with this seed the first choice comes upon the end of text, the second does not
+    sampled = ["--ids", "1,2", "--temperature", "100", "--seed", "25", "--n", "2"]
+    sampled += ["--max-new-tokens", "8"]
+    printed = ctl("generate", *sampled, address=ids_only.address).stdout.splitlines()
+    assert printed[0::2] == ["--- 0", "--- 1"]
+    assert len(printed[3].split()) == 8 > len(printed[1].split()) > 0
+    events = lines(ctl("generate", *sampled, "--json", address=ids_only.address))
+    matched = {(e["reason"], e.get("matched_stop_id")) for e in events if e["event"] == "finished"}
+    assert matched == {("STOP", 0), ("LENGTH", None)}
+
+
 def test_chat(ctl):
     plain = ctl("chat", *GREEDY, "Hello")
     assert plain.returncode == OK and plain.stdout.strip()
@@ -143,6 +162,9 @@ def test_errors_and_exit_codes(ctl):
         ("generate", ["--seed", "-1", "x"]),
         ("abort", []),
         ("health", ["--ca", "/nonexistent"]),
+        ("health", ["--cert", "client.pem", "--key", "client.key"]),
+        ("health", ["--tls", "--cert", "client.pem"]),
+        ("generate", ["--stop=x"] * 17),
     ):
         result = ctl(command, *arguments)
         assert result.returncode == USAGE and result.stderr, (command, arguments, result)
@@ -154,6 +176,19 @@ def test_help_names_the_exit_codes():
     for word in ("generate", "detokenize", "Exit codes", "--address", "--max-new-tokens"):
         assert word in result.stdout
     assert subprocess.run([JETCTL], capture_output=True, timeout=20).returncode == USAGE
+
+
+def test_tls_by_file_or_by_the_systems_roots(ctl, start, tmp_path):
+    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    make += ["-nodes", "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    address = start("--ssl-certfile", cert, "--ssl-keyfile", key).address
+    roots = {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": cert}
+    assert ctl("health", "--ca", cert, address=address).returncode == OK
+    assert ctl("health", "--tls", address=address, environment=roots).returncode == OK
+    assert ctl("health", "--tls", address=address).returncode == UNREACHABLE
+    assert ctl("health", address=address, environment=roots).returncode == UNREACHABLE
 
 
 def test_token_and_drain(ctl, start, tmp_path):

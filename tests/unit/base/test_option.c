@@ -18,6 +18,7 @@ struct values {
     uint64_t size;
     double ratio;
     bool flag, action;
+    struct option_list list;
 };
 
 #define AT(field) offsetof(struct values, field)
@@ -30,13 +31,14 @@ static const struct option_entry entries[] = {
     {"ratio", NULL, OPTION_DOUBLE, "0.5", "X", "ratio", 0, 1, NULL, AT(ratio)},
     {"flag", NULL, OPTION_FLAG, "false", NULL, "flag", 0, 0, NULL, AT(flag)},
     {"action", NULL, OPTION_ACTION, "false", NULL, "action", 0, 0, NULL, AT(action)},
+    {"list", NULL, OPTION_LIST, "", "TEXT", "list", 0, 0, NULL, AT(list)},
 };
-static const struct option_table table = {"t", "JETTEST", "t", entries, 8, "name", "config"};
+static const struct option_table table = {"t", "JETTEST", "t", entries, 9, "name", "config"};
 
 static enum status load(const char *const *arguments, struct values *values,
                         struct option_store **store, struct error *error)
 {
-    char *argv[16] = {(char *)"t"};
+    char *argv[40] = {(char *)"t"};
     int argc = 1;
     for (; arguments[argc - 1] != NULL; argc++)
         argv[argc] = (char *)arguments[argc - 1];
@@ -148,6 +150,33 @@ static void a_bare_argument_may_look_like_an_option(void **state)
     option_free(store);
 }
 
+/* The command line's own list, in place of what a variable says. */
+static void a_list_grows(void **state)
+{
+    (void)state;
+    struct values values;
+    struct option_store *store;
+    struct error error = {0};
+    setenv("JETTEST_LIST", "variable", 1);
+    assert_int_equal(load((const char *[]){NULL}, &values, &store, &error), STATUS_OK);
+    assert_int_equal(values.list.count, 1);
+    assert_string_equal(values.list.text[0], "variable");
+    option_free(store);
+    assert_int_equal(
+        load((const char *[]){"--list", "a", "--list=b", NULL}, &values, &store, &error),
+        STATUS_OK);
+    assert_int_equal(values.list.count, 2);
+    assert_string_equal(values.list.text[0], "a");
+    assert_string_equal(values.list.text[1], "b");
+    option_free(store);
+    unsetenv("JETTEST_LIST");
+    const char *arguments[OPTION_LIST_MAX + 2] = {NULL};
+    for (int i = 0; i <= OPTION_LIST_MAX; i++)
+        arguments[i] = "--list=x";
+    assert_int_equal(load(arguments, &values, &store, &error), STATUS_CONFIG);
+    assert_non_null(strstr(error.text, "--list"));
+}
+
 static void bad_arguments_are_named(void **state)
 {
     (void)state;
@@ -234,6 +263,7 @@ int main(void)
         cmocka_unit_test(a_service_link_is_passed_over),
         cmocka_unit_test(no_variable_is_an_action),
         cmocka_unit_test(a_bare_argument_may_look_like_an_option),
+        cmocka_unit_test(a_list_grows),
         cmocka_unit_test(bad_arguments_are_named),
         cmocka_unit_test(bad_files_are_named_with_their_line),
         cmocka_unit_test(help_lists_every_option),
