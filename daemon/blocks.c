@@ -74,7 +74,7 @@ bool blocks_reserve(struct blocks *blocks, int count, int *slot)
     return true;
 }
 
-int blocks_growth(const struct blocks *blocks, int slot, int tokens)
+static int growth(const struct blocks *blocks, int slot, int tokens)
 {
     int needed = blocks_needed(blocks, tokens);
     return needed > blocks->slot[slot].given ? needed - blocks->slot[slot].given : 0;
@@ -83,7 +83,7 @@ int blocks_growth(const struct blocks *blocks, int slot, int tokens)
 int blocks_grow(struct blocks *blocks, int slot, int tokens, int32_t *numbers)
 {
     struct slot *at = &blocks->slot[slot];
-    int more = blocks_growth(blocks, slot, tokens);
+    int more = growth(blocks, slot, tokens);
     if (more > at->reserved - at->given)
         return -1;
     for (int i = 0; i < more; i++) {

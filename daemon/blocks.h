@@ -25,8 +25,6 @@ bool blocks_reserve(struct blocks *blocks, int count, int *slot);
 /* Hands out numbers until the slot's blocks cover `tokens` tokens: how many were added, their
  * numbers in `numbers`; -1: more than was set aside, a broken invariant. */
 int blocks_grow(struct blocks *blocks, int slot, int tokens, int32_t *numbers);
-/* What blocks_grow() would add. */
-int blocks_growth(const struct blocks *blocks, int slot, int tokens);
 /* Gives back the slot, its blocks and what was set aside. */
 void blocks_release(struct blocks *blocks, int slot);
 void blocks_usage(const struct blocks *blocks, struct blocks_usage *usage);

@@ -7,8 +7,7 @@ enum status rpc_tokenize(const struct rpc_model *from, const Jet__V1__TokenizeRe
                          struct arena *arena, int32_t **ids, size_t *count, struct error *error)
 {
     struct rpc_model model = *from;
-    model.vocab = INT32_MAX; /* ids that the model lacks are still the text's ids */
-    model.max_model_len = INT32_MAX;
+    model.max_model_len = INT32_MAX; /* also a text too long for a request */
     switch (request->prompt_case) {
     case JET__V1__TOKENIZE_REQUEST__PROMPT_TEXT:
         return rpc_encode_text(&model, request->text, request->special_tokens, arena, ids, count,
@@ -36,20 +35,18 @@ enum status rpc_detokenize(const struct rpc_model *model, const Jet__V1__Detoken
                            size_t most, struct arena *arena, char **text, size_t *length,
                            struct error *error)
 {
-    struct rpc_model known = *model;
-    if (!known.tokenizer)
+    const struct tokenizer *tokenizer = model->tokenizer;
+    if (!tokenizer)
         return error_set(error, STATUS_FAILED_PRECONDITION,
                          "text: the checkpoint has no tokenizer.json");
-    if (known.vocab < tokenizer_size(known.tokenizer))
-        known.vocab = tokenizer_size(known.tokenizer);
     int32_t *ids = NULL;
     size_t n = request->n_ids;
     bool skip = !request->special_tokens;
-    enum status status = rpc_copy_ids(&known, "ids", request->ids, n, arena, &ids, error);
+    enum status status = rpc_copy_ids(model, "ids", request->ids, n, arena, &ids, error);
     if (status == STATUS_OK)
-        status = check_text(tokenizer_raw_bytes(known.tokenizer, ids, n, skip), most, error);
+        status = check_text(tokenizer_raw_bytes(tokenizer, ids, n, skip), most, error);
     if (status == STATUS_OK)
-        status = tokenizer_decode(known.tokenizer, ids, n, skip, arena, text, length, error);
+        status = tokenizer_decode(tokenizer, ids, n, skip, arena, text, length, error);
     if (status == STATUS_OK) /* broken bytes are three each */
         status = check_text(*length, most, error);
     return status;

@@ -165,10 +165,9 @@ struct rpc_server {
     struct rpc_tag shutdown_tag;
 };
 
-/* Any thread: has the pump look at the call. */
-void rpc_server_pump(struct rpc_call *call);
-void rpc_server_pump_locked(struct rpc_call *call); /* the same with the server's lock held */
-void rpc_server_wake(void *waiter);                 /* a request_wake */
+/* Any thread, with the server's lock held: has the pump look at the call. */
+void rpc_server_pump_locked(struct rpc_call *call);
+void rpc_server_wake(void *waiter);                        /* a request_wake */
 struct rpc_waiter *rpc_waiter_take(struct rpc_call *call); /* NULL: out of memory */
 void rpc_waiter_give(struct rpc_waiter *waiter);
 

@@ -37,14 +37,6 @@ void rpc_server_pump_locked(struct rpc_call *call)
     pthread_cond_signal(&server->pump_work);
 }
 
-void rpc_server_pump(struct rpc_call *call)
-{
-    struct rpc_server *server = call->server;
-    pthread_mutex_lock(&server->lock);
-    rpc_server_pump_locked(call);
-    pthread_mutex_unlock(&server->lock);
-}
-
 /* The waiter keeps its call alive: it holds a reference until rpc_waiter_give. */
 void rpc_server_wake(void *context)
 {

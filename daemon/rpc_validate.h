@@ -22,7 +22,7 @@ enum {
 
 /* What requests are checked against. */
 struct rpc_model {
-    const struct tokenizer *tokenizer; /* NULL: none */
+    const struct tokenizer *tokenizer; /* NULL: none; its ids are below `vocab`, see rank.c */
     int vocab;                         /* width of the logits */
     int max_model_len;
     struct sampling sampling; /* defaults; seed and biases unused */

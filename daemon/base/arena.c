@@ -74,8 +74,3 @@ char *arena_string(struct arena *arena, const char *text, size_t length)
         memcpy(copy, text, length);
     return copy;
 }
-
-size_t arena_used(const struct arena *arena)
-{
-    return arena->used;
-}

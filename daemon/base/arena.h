@@ -16,6 +16,5 @@ void *arena_allocate(struct arena *arena, size_t count, size_t size);
 /* A NUL-terminated copy of `length` bytes. */
 char *arena_string(struct arena *arena, const char *text, size_t length);
 void *arena_copy(struct arena *arena, const void *from, size_t count, size_t size);
-size_t arena_used(const struct arena *arena);
 
 #endif

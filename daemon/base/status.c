@@ -49,17 +49,6 @@ const char *status_name(enum status status)
     return "unknown status";
 }
 
-enum status_reach status_reach(enum status status)
-{
-    if (status == STATUS_OK)
-        return REACH_NONE;
-    if (status < STATUS_CONFIG)
-        return REACH_REQUEST;
-    if (status < STATUS_PEER_LOST)
-        return REACH_PROCESS;
-    return REACH_CLUSTER;
-}
-
 int status_exit_code(enum status status)
 {
     if (status == STATUS_OK)

@@ -34,8 +34,6 @@ enum status {
     STATUS_ABORTED,       /* another rank failed first; its message has the cause */
 };
 
-enum status_reach { REACH_NONE, REACH_REQUEST, REACH_PROCESS, REACH_CLUSTER };
-
 struct error {
     enum status status;
     char text[512]; /* UTF-8, one line, never empty once status is set */
@@ -43,9 +41,6 @@ struct error {
 
 /* "invalid argument", ...; never NULL. */
 const char *status_name(enum status status);
-
-/* How far a failure reaches. */
-enum status_reach status_reach(enum status status);
 
 /* Of a process that ends with `status`: 0; 2 where options or config.json are to blame; else 1. */
 int status_exit_code(enum status status);

@@ -284,10 +284,10 @@ static void bad_bytes_end_all(void **state)
     int rows = -1;
     assert_int_equal(submit(cluster, 1, 2, DO_BAD_BYTES), STATUS_OK);
     enum status status = executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error);
-    assert_int_equal(status_reach(status), REACH_CLUSTER);
+    assert_true(status >= STATUS_PEER_LOST);
     cluster_close(cluster);
     for (int rank = 1; rank < WORLD; rank++)
-        assert_int_equal(status_reach(cluster->served[rank]), REACH_CLUSTER);
+        assert_true(cluster->served[rank] >= STATUS_PEER_LOST);
     assert_int_equal(atomic_load(&cluster->running), 0);
     free(cluster);
 }

@@ -17,16 +17,9 @@
 #include "daemon/base/log.h"
 #include "daemon/base/status.h"
 
-static void status_reach_follows_the_order(void **state)
+static void every_status_has_a_name(void **state)
 {
     (void)state;
-    assert_int_equal(status_reach(STATUS_OK), REACH_NONE);
-    assert_int_equal(status_reach(STATUS_CANCELLED), REACH_REQUEST);
-    assert_int_equal(status_reach(STATUS_UNIMPLEMENTED), REACH_REQUEST);
-    assert_int_equal(status_reach(STATUS_CONFIG), REACH_PROCESS);
-    assert_int_equal(status_reach(STATUS_INTERNAL), REACH_PROCESS);
-    assert_int_equal(status_reach(STATUS_PEER_LOST), REACH_CLUSTER);
-    assert_int_equal(status_reach(STATUS_ABORTED), REACH_CLUSTER);
     for (int i = 0; i <= STATUS_ABORTED; i++)
         assert_string_not_equal(status_name((enum status)i), "unknown status");
 }
@@ -146,7 +139,7 @@ static void log_counts_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(status_reach_follows_the_order),
+        cmocka_unit_test(every_status_has_a_name),
         cmocka_unit_test(error_keeps_its_first_text),
         cmocka_unit_test(error_prefix_never_overflows),
         cmocka_unit_test(checked_arithmetic_refuses_overflow),
