@@ -1,30 +1,6 @@
 /* The prompt sent back: its ids, its text and, where scored, its log-probabilities. */
-#include <stdlib.h>
-#include <string.h>
-
 #include "daemon/engine_private.h"
-
-/* Text that grows piece by piece. */
-struct text {
-    char *bytes;
-    size_t length, room;
-};
-
-static bool text_add(struct text *text, const char *piece, size_t length)
-{
-    if (length > text->room - text->length) {
-        size_t room = (text->length + length) * 2;
-        char *moved = realloc(text->bytes, room);
-        if (moved == NULL)
-            return false;
-        text->bytes = moved;
-        text->room = room;
-    }
-    if (length > 0)
-        memcpy(text->bytes + text->length, piece, length);
-    text->length += length;
-    return true;
-}
+#include "daemon/text.h"
 
 /* A stream that the output goes on with keeps an unfinished character; one of its own ends here. */
 static bool text_fill(const struct sequence *sequence, int begin, int end, struct text *text)
@@ -38,12 +14,12 @@ static bool text_fill(const struct sequence *sequence, int begin, int end, struc
         return true;
     for (int i = begin; i < end; i++) {
         if (stream_push(stream, spec->prompt[i], &piece, &length, &matched) != STATUS_OK ||
-            !text_add(text, piece, length))
+            !text_append(text, piece, length))
             return false;
     }
     if (end < spec->prompt_tokens || stream == sequence->stream)
         return true;
-    return stream_finish(stream, &piece, &length) == STATUS_OK && text_add(text, piece, length);
+    return stream_finish(stream, &piece, &length) == STATUS_OK && text_append(text, piece, length);
 }
 
 static void logprobs_fill(struct event *event, const struct sequence *sequence, int begin, int end,
@@ -76,6 +52,6 @@ struct event *echo_create(const struct sequence *sequence, int begin, int end,
                 logprobs_fill(event, sequence, begin, end, results, (int)room.tops);
         }
     }
-    free(text.bytes);
+    text_free(&text);
     return event;
 }

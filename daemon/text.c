@@ -1,8 +1,10 @@
+#include "daemon/text.h"
+
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "daemon/base/checked.h"
-#include "daemon/tokenizer_private.h"
 
 bool text_reserve(struct text *text, size_t more)
 {

@@ -6,6 +6,7 @@
 #ifndef JETD_DAEMON_TOKENIZER_PRIVATE_H
 #define JETD_DAEMON_TOKENIZER_PRIVATE_H
 
+#include "daemon/text.h"
 #include "daemon/tokenizer.h"
 
 enum {
@@ -16,17 +17,6 @@ enum {
     TOKENIZER_PATTERN_MAX = 4096, /* bytes of the split expression */
     TOKENIZER_NFC_SHRINK = 4,     /* NFC never makes a text shorter by more: 7 bytes can become 2 */
 };
-
-/* ---- text.c: bytes that grow ---- */
-
-struct text {
-    char *bytes;
-    size_t length, room;
-};
-
-bool text_reserve(struct text *text, size_t more); /* false: out of memory */
-bool text_append(struct text *text, const char *bytes, size_t length);
-void text_free(struct text *text);
 
 /* ---- tokenizer_tables.c ---- */
 
