@@ -69,6 +69,18 @@ int ctl_run(struct ctl_client *client, const struct ctl_call *call);
 char *ctl_read_text(const struct ctl_settings *settings, size_t *length);
 /* "1,2 3" -> ids; malloc'd. NULL: said on stderr. */
 uint32_t *ctl_read_ids(const char *text, size_t *count);
+
+/* What generate and score are asked about. */
+struct ctl_prompt {
+    char *text; /* NULL: ids were given */
+    size_t length;
+    Jet__V1__TokenIds ids;
+};
+
+/* Ids from --ids, else text. False: said on stderr. */
+bool ctl_read_prompt(const struct ctl_settings *settings, struct ctl_prompt *prompt);
+void ctl_free_prompt(struct ctl_prompt *prompt);
+
 /* Numbers that may be unset (""). False: said on stderr. */
 bool ctl_float(const char *option, const char *text, bool *set, float *value);
 bool ctl_unsigned(const char *option, const char *text, uint64_t most, bool *set, uint64_t *value);

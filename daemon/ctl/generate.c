@@ -287,22 +287,19 @@ static int run(const struct ctl_settings *settings, struct ctl_client *client,
 
 int ctl_generate(const struct ctl_settings *settings, struct ctl_client *client)
 {
+    struct ctl_prompt prompt;
+    if (!ctl_read_prompt(settings, &prompt))
+        return CTL_USAGE;
     Jet__V1__GenerateRequest request = JET__V1__GENERATE_REQUEST__INIT;
-    Jet__V1__TokenIds token_ids = JET__V1__TOKEN_IDS__INIT;
-    char *text = NULL;
-    size_t length = 0;
-    if (*settings->ids) {
-        token_ids.ids = ctl_read_ids(settings->ids, &token_ids.n_ids);
-        request.prompt_case = JET__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS;
-        request.token_ids = &token_ids;
-    } else {
-        text = ctl_read_text(settings, &length);
+    if (prompt.text) {
         request.prompt_case = JET__V1__GENERATE_REQUEST__PROMPT_TEXT;
-        request.text = ctl_bytes(text, length);
+        request.text = ctl_bytes(prompt.text, prompt.length);
+    } else {
+        request.prompt_case = JET__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS;
+        request.token_ids = &prompt.ids;
     }
-    int code = text || token_ids.ids ? run(settings, client, &request) : CTL_USAGE;
-    free(text);
-    free(token_ids.ids);
+    int code = run(settings, client, &request);
+    ctl_free_prompt(&prompt);
     return code;
 }
 

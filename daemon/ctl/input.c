@@ -89,6 +89,22 @@ uint32_t *ctl_read_ids(const char *text, size_t *count)
     return ids;
 }
 
+bool ctl_read_prompt(const struct ctl_settings *settings, struct ctl_prompt *prompt)
+{
+    *prompt = (struct ctl_prompt){.ids = JET__V1__TOKEN_IDS__INIT};
+    if (*settings->ids)
+        prompt->ids.ids = ctl_read_ids(settings->ids, &prompt->ids.n_ids);
+    else
+        prompt->text = ctl_read_text(settings, &prompt->length);
+    return prompt->text || prompt->ids.ids;
+}
+
+void ctl_free_prompt(struct ctl_prompt *prompt)
+{
+    free(prompt->text);
+    free(prompt->ids.ids);
+}
+
 bool ctl_float(const char *option, const char *text, bool *set, float *value)
 {
     char *end;

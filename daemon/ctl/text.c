@@ -37,18 +37,16 @@ static void show_score(void *context, const ProtobufCMessage *message)
 
 int ctl_score(const struct ctl_settings *settings, struct ctl_client *client)
 {
+    struct ctl_prompt prompt;
+    if (!ctl_read_prompt(settings, &prompt))
+        return CTL_USAGE;
     Jet__V1__ScoreRequest request = JET__V1__SCORE_REQUEST__INIT;
-    Jet__V1__TokenIds token_ids = JET__V1__TOKEN_IDS__INIT;
-    char *text = NULL;
-    size_t length = 0;
-    if (*settings->ids) {
-        token_ids.ids = ctl_read_ids(settings->ids, &token_ids.n_ids);
-        request.prompt_case = JET__V1__SCORE_REQUEST__PROMPT_TOKEN_IDS;
-        request.token_ids = &token_ids;
-    } else {
-        text = ctl_read_text(settings, &length);
+    if (prompt.text) {
         request.prompt_case = JET__V1__SCORE_REQUEST__PROMPT_TEXT;
-        request.text = ctl_bytes(text, length);
+        request.text = ctl_bytes(prompt.text, prompt.length);
+    } else {
+        request.prompt_case = JET__V1__SCORE_REQUEST__PROMPT_TOKEN_IDS;
+        request.token_ids = &prompt.ids;
     }
     request.request_id = ctl_bytes(settings->request_id, strlen(settings->request_id));
     request.priority = settings->priority;
@@ -58,9 +56,8 @@ int ctl_score(const struct ctl_settings *settings, struct ctl_client *client)
                                   .response = &jet__v1__score_response__descriptor,
                                   .visit = show_score,
                                   .context = (void *)(uintptr_t)settings};
-    int code = text || token_ids.ids ? ctl_run(client, &call) : CTL_USAGE;
-    free(text);
-    free(token_ids.ids);
+    int code = ctl_run(client, &call);
+    ctl_free_prompt(&prompt);
     return code;
 }
 
