@@ -3,56 +3,58 @@
 
 #include "daemon/rpc_private.h"
 
+/* A conversion runs without the call's lock, on memory of its own. */
+struct conversion {
+    struct rpc_call *call;
+    struct arena *arena;
+    struct error error;
+};
+
+/* False: there is no memory. `more`: bytes beside what the request is turned into. */
+static bool conversion_begin(struct conversion *self, const ProtobufCMessage *message, size_t more)
+{
+    size_t bytes = protobuf_c_message_get_packed_size(message);
+    self->arena = arena_create(rpc_request_room(bytes) + more);
+    rpc_call_away(self->call);
+    if (!self->arena)
+        error_set(&self->error, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
+    return self->arena != NULL;
+}
+
+/* `response` is sent if there was no error and the client still waits. */
+static void conversion_end(struct conversion *self, const ProtobufCMessage *response)
+{
+    bool stays = rpc_call_back(self->call);
+    if (stays && self->error.status != STATUS_OK)
+        rpc_call_fail(self->call, &self->error);
+    else if (stays)
+        rpc_call_reply(self->call, response);
+    arena_destroy(self->arena);
+}
+
 static void tokenize_start(struct rpc_call *call, const ProtobufCMessage *message)
 {
-    const Jet__V1__TokenizeRequest *request = (const void *)message;
-    struct arena *arena =
-        arena_create(rpc_request_room(protobuf_c_message_get_packed_size(message)));
-    struct error error = {0};
+    Jet__V1__TokenizeResponse response = JET__V1__TOKENIZE_RESPONSE__INIT;
+    struct conversion conversion = {.call = call};
     int32_t *ids = NULL;
-    size_t count = 0;
-    rpc_call_away(call);
-    if (!arena)
-        error_set(&error, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
-    else
-        rpc_tokenize(&call->server->model, request, arena, &ids, &count, &error);
-    bool stays = rpc_call_back(call);
-    if (stays && error.status != STATUS_OK) {
-        rpc_call_fail(call, &error);
-    } else if (stays) {
-        Jet__V1__TokenizeResponse response = JET__V1__TOKENIZE_RESPONSE__INIT;
-        response.n_ids = count;
-        response.ids = (uint32_t *)ids;
-        rpc_call_reply(call, &response.base);
-    }
-    arena_destroy(arena);
+    if (conversion_begin(&conversion, message, 0))
+        rpc_tokenize(&call->server->model, (const void *)message, conversion.arena, &ids,
+                     &response.n_ids, &conversion.error);
+    response.ids = (uint32_t *)ids;
+    conversion_end(&conversion, &response.base);
 }
 
 static void detokenize_start(struct rpc_call *call, const ProtobufCMessage *message)
 {
-    const Jet__V1__DetokenizeRequest *request = (const void *)message;
-    const struct rpc_server *server = call->server;
-    struct arena *arena =
-        arena_create(rpc_request_room(protobuf_c_message_get_packed_size(message)) +
-                     4 * rpc_message_bytes(&server->options));
-    struct error error = {0};
+    Jet__V1__DetokenizeResponse response = JET__V1__DETOKENIZE_RESPONSE__INIT;
+    struct conversion conversion = {.call = call};
+    size_t most = rpc_message_bytes(&call->server->options), length = 0;
     char *text = NULL;
-    size_t length = 0;
-    rpc_call_away(call);
-    if (!arena)
-        error_set(&error, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
-    else
-        rpc_detokenize(&server->model, request, rpc_message_bytes(&server->options), arena, &text,
-                       &length, &error);
-    bool stays = rpc_call_back(call);
-    if (stays && error.status != STATUS_OK) {
-        rpc_call_fail(call, &error);
-    } else if (stays) {
-        Jet__V1__DetokenizeResponse response = JET__V1__DETOKENIZE_RESPONSE__INIT;
-        response.text = rpc_text(text, length);
-        rpc_call_reply(call, &response.base);
-    }
-    arena_destroy(arena);
+    if (conversion_begin(&conversion, message, 4 * most))
+        rpc_detokenize(&call->server->model, (const void *)message, most, conversion.arena, &text,
+                       &length, &conversion.error);
+    response.text = rpc_text(text, length);
+    conversion_end(&conversion, &response.base);
 }
 
 static void abort_start(struct rpc_call *call, const ProtobufCMessage *message)
