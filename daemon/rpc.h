@@ -1,8 +1,8 @@
 /* The gRPC front end: one port that serves jet.v1 (Generation, Control), health and reflection.
  *
  * Requests are checked completely before they reach the engine; protobuf types end in the rpc_*.c
- * files. The server has its own threads: pollers of gRPC's completion queue and a pump that carries
- * events from the engine's outboxes to the wire.
+ * files. The server has its own threads: pollers of gRPC's completion queue, two workers that take
+ * large requests off them, and a pump that carries events from the engine's outboxes to the wire.
  *
  * Order at the end of a daemon: rpc_drain, rpc_stop, engine_close, rpc_close. */
 #ifndef JETD_DAEMON_RPC_H

@@ -160,7 +160,7 @@ struct rpc_server {
     struct rpc_call *watches;
     int calls;     /* between arrival and the last reference */
     bool serving;  /* what health says */
-    bool stopping; /* no new call is armed, watches end */
+    bool stopping; /* watches end; gRPC fails every call that is armed from now on */
     bool pump_stop, shut_down;
     struct rpc_tag shutdown_tag;
 };
