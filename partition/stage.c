@@ -4,9 +4,13 @@
 #include <math.h>
 #include <stdlib.h>
 
-static enum status region_create(struct stage *stage, int index, uint64_t bytes, const char *what,
-                                 struct region *region, struct error *error)
+/* Taking gigabytes of a host's memory is progress too: it takes seconds. */
+static enum status region_create(struct stage *stage, const struct stage_options *options,
+                                 int index, uint64_t bytes, const char *what, struct region *region,
+                                 struct error *error)
 {
+    if (options->progress != NULL)
+        options->progress(options->progress_context, 0, stage->rank->weight_bytes);
     *region = (struct region){0};
     if (bytes == 0)
         return STATUS_OK;
@@ -28,7 +32,8 @@ static enum status check_placed(const struct region *region, uint64_t planned, c
                      (unsigned long long)planned, (unsigned long long)region->used);
 }
 
-static enum status memory_open(struct stage *stage, struct error *error)
+static enum status memory_open(struct stage *stage, const struct stage_options *options,
+                               struct error *error)
 {
     const struct plan *plan = stage->plan;
     const struct rank_plan *rank = stage->rank;
@@ -40,16 +45,16 @@ static enum status memory_open(struct stage *stage, struct error *error)
     if (planned != rank->total_bytes)
         return error_set(error, STATUS_INTERNAL, "plan counts %llu bytes, its parts %llu",
                          (unsigned long long)rank->total_bytes, (unsigned long long)planned);
-    TRY(region_create(stage, 0, rank->weight_bytes, "weights", &placed, error));
+    TRY(region_create(stage, options, 0, rank->weight_bytes, "weights", &placed, error));
     layout_weights(plan, rank, &placed, &stage->weights);
     TRY(check_placed(&placed, rank->weight_bytes, "weights", error));
-    TRY(region_create(stage, 1, state.used, "state", &placed, error));
+    TRY(region_create(stage, options, 1, state.used, "state", &placed, error));
     layout_state(plan, rank, &placed, &stage->state);
     TRY(check_placed(&placed, state.used, "state", error));
-    TRY(region_create(stage, 2, kv.used, "KV blocks", &placed, error));
+    TRY(region_create(stage, options, 2, kv.used, "KV blocks", &placed, error));
     layout_kv(plan, rank, &placed, &stage->state);
     TRY(check_placed(&placed, kv.used, "KV blocks", error));
-    TRY(region_create(stage, 3, rank->scratch_bytes, "scratch", &placed, error));
+    TRY(region_create(stage, options, 3, rank->scratch_bytes, "scratch", &placed, error));
     layout_scratch(plan, rank, &placed, &stage->scratch);
     return check_placed(&placed, rank->scratch_bytes, "scratch", error);
 }
@@ -125,7 +130,7 @@ enum status stage_open(const struct stage_options *options, struct stage **out, 
     stage->fabric = options->fabric;
     stage->limit = options->limit;
     stage->attention_scale = 1.0f / sqrtf((float)plan->model.head_dim);
-    enum status status = memory_open(stage, error);
+    enum status status = memory_open(stage, options, error);
     if (status == STATUS_OK)
         status = host_open(stage, error);
     if (status == STATUS_OK)

@@ -156,7 +156,8 @@ def test_a_signal_ends_the_loading(folder):
     config = json.loads((folder / "config.json").read_text())
     config["vocab_size"] = 2_000_000  # seconds of made-up weights
     (folder / "config.json").write_text(json.dumps(config))
-    daemon = Daemon("--device", "cpu", "--load-format", "dummy", model=folder)
+    daemon = Daemon("--device", "cpu", "--load-format", "dummy", "--max-num-seqs", "1",
+                    "--max-model-len", "64", model=folder)
     time.sleep(0.5)
     assert daemon.stop(signal.SIGTERM, seconds=SECONDS) == -signal.SIGTERM, daemon.text()
     assert "serving" not in daemon.text()
