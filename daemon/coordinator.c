@@ -165,6 +165,7 @@ static enum status open_service(struct coordinator *self, struct error *error)
         .fabric = self->rank->fabric->ops->name,
         .max_queued = settings->max_queued_requests,
         .max_message_bytes = (size_t)settings->max_message_bytes,
+        .unread_timeout = settings->outbox_timeout,
         .tls_cert = path_or_null(settings->ssl_certfile),
         .tls_key = path_or_null(settings->ssl_keyfile),
         .tls_client_ca = path_or_null(settings->ssl_ca_certs),

@@ -125,6 +125,7 @@ static void start_batch(struct rpc_call *call, const grpc_op *ops, size_t count,
     grpc_call_error result = grpc_call_start_batch(call->call, ops, count, tag, NULL);
     if (result == GRPC_CALL_OK)
         return;
+    rpc_unread_over(call);
     atomic_fetch_sub(&call->references, 1); /* the caller has one of its own */
     log_error("rpc: batch refused: %s", grpc_call_error_to_string(result));
 }
@@ -157,6 +158,7 @@ void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
     ops[count] = (grpc_op){.op = GRPC_OP_SEND_MESSAGE};
     ops[count++].data.send_message.send_message = buffer;
     call->writing = true;
+    rpc_unread_begin(call);
     start_batch(call, ops, count, &call->written);
     grpc_byte_buffer_destroy(buffer);
 }
@@ -197,6 +199,7 @@ static void send_status(struct rpc_call *call, const ProtobufCMessage *message)
     grpc_slice details = grpc_slice_from_copied_string(call->end_text);
     ops[count].data.send_status_from_server.status = rpc_status_code(call->end_status);
     ops[count++].data.send_status_from_server.status_details = &details;
+    rpc_unread_begin(call);
     start_batch(call, ops, count, &call->ended);
     grpc_slice_unref(details);
     if (ops[count - 1].data.send_status_from_server.trailing_metadata_count)
@@ -266,6 +269,7 @@ void rpc_call_pump(struct rpc_call *call)
 
 static void on_written(struct rpc_call *call, bool ok)
 {
+    rpc_unread_over(call);
     pthread_mutex_lock(&call->lock);
     call->writing = false;
     (void)ok; /* RECV_CLOSE tells why */
@@ -276,6 +280,7 @@ static void on_written(struct rpc_call *call, bool ok)
 static void on_ended(struct rpc_call *call, bool ok)
 {
     (void)ok; /* false: the client had left */
+    rpc_unread_over(call);
     pthread_mutex_lock(&call->lock);
     rpc_call_release_locked(call);
 }

@@ -87,6 +87,9 @@ struct rpc_call {
     /* Health.Watch and reflection; guarded by the server's lock */
     struct rpc_call *next_watch, *previous_watch;
     bool watching;
+    /* What is being written; guarded by the server's lock */
+    struct rpc_call *next_unread, *previous_unread;
+    int64_t unread_until; /* clock_now() time; 0: nothing is */
 };
 
 /* Arms one call of a method (NULL: of any unknown path). False: out of memory. */
@@ -116,6 +119,15 @@ void rpc_call_read(struct rpc_call *call);
 int64_t rpc_call_deadline(const struct rpc_call *call); /* clock_now() time */
 
 grpc_status_code rpc_status_code(enum status status);
+
+/* ---- rpc_unread.c ---- */
+
+/* Around every batch that sends. */
+void rpc_unread_begin(struct rpc_call *call);
+void rpc_unread_over(struct rpc_call *call);
+/* The pump's, with the server's lock held, which it drops meanwhile: ends the calls whose readers
+ * had their time. Returns when to look again; what is begun until then lasts as long at least. */
+int64_t rpc_unread_cut(struct rpc_server *server);
 
 /* ---- rpc_work.c ---- */
 
@@ -158,6 +170,7 @@ struct rpc_server {
     struct rpc_call *pump_first, *pump_last;
     struct rpc_waiter *free_waiters;
     struct rpc_call *watches;
+    struct rpc_call *unread_first, *unread_last;
     int calls;     /* between arrival and the last reference */
     bool serving;  /* what health says */
     bool stopping; /* watches end; gRPC fails every call that is armed from now on */

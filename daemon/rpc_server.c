@@ -19,6 +19,13 @@ static const int64_t TICK = CLOCK_SECOND / 50;    /* how soon a moved deadline i
 static const int64_t FLUSH = CLOCK_SECOND / 10;   /* for what the engine finished last */
 static const int64_t FAREWELL = CLOCK_SECOND / 2; /* for idle peers to hang up by themselves */
 
+/* Lock held. */
+static void sleep_until(pthread_cond_t *news, struct rpc_server *server, int64_t until)
+{
+    struct timespec at = {.tv_sec = until / CLOCK_SECOND, .tv_nsec = until % CLOCK_SECOND};
+    pthread_cond_timedwait(news, &server->lock, &at);
+}
+
 /* ---- the pump: from an outbox to the wire ---- */
 
 void rpc_server_pump_locked(struct rpc_call *call)
@@ -75,20 +82,30 @@ void rpc_waiter_give(struct rpc_waiter *waiter)
     pthread_mutex_unlock(&server->lock);
 }
 
+/* The oldest in the queue, NULL: the server closes; lock held. */
+static struct rpc_call *pump_next(struct rpc_server *server)
+{
+    for (;;) {
+        int64_t until = rpc_unread_cut(server);
+        struct rpc_call *call = server->pump_first;
+        if (call) {
+            server->pump_first = call->next;
+            if (!server->pump_first)
+                server->pump_last = NULL;
+            call->queued = false;
+        }
+        if (call || server->pump_stop)
+            return call;
+        sleep_until(&server->pump_work, server, until);
+    }
+}
+
 static void *pump_run(void *context)
 {
     struct rpc_server *server = context;
+    struct rpc_call *call;
     pthread_mutex_lock(&server->lock);
-    for (;;) {
-        while (!server->pump_first && !server->pump_stop)
-            pthread_cond_wait(&server->pump_work, &server->lock);
-        struct rpc_call *call = server->pump_first;
-        if (!call)
-            break;
-        server->pump_first = call->next;
-        if (!server->pump_first)
-            server->pump_last = NULL;
-        call->queued = false;
+    while ((call = pump_next(server))) {
         pthread_mutex_unlock(&server->lock);
         rpc_call_pump(call);
         pthread_mutex_lock(&server->lock);
@@ -227,11 +244,11 @@ static struct rpc_server *create(const struct rpc_options *options)
     server->shut_down = true; /* until it was started */
     rpc_model_init(&server->model, options->plan, options->tokenizer);
     pthread_mutex_init(&server->lock, NULL);
-    pthread_cond_init(&server->pump_work, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&server->changed, &monotonic);
+    pthread_cond_init(&server->pump_work, &monotonic);
     pthread_condattr_destroy(&monotonic);
     gpr_set_log_function(log_core);
     grpc_init();
@@ -286,8 +303,7 @@ static bool wait_until(struct rpc_server *server, bool (*done)(const struct rpc_
         if (now >= until)
             return false;
         until = until < now + TICK ? until : now + TICK;
-        struct timespec at = {.tv_sec = until / CLOCK_SECOND, .tv_nsec = until % CLOCK_SECOND};
-        pthread_cond_timedwait(&server->changed, &server->lock, &at);
+        sleep_until(&server->changed, server, until);
     }
     return true;
 }

@@ -84,7 +84,7 @@ static const struct option_entry entries[] = {
     {"outbox-bytes", NULL, OPTION_SIZE, "1M", "BYTES",
      "answers kept for a slow reader before its request pauses", 1024, 0x1p40, NULL, AT(outbox_bytes)},
     {"outbox-timeout", NULL, OPTION_DOUBLE, "60", "SECONDS",
-     "a request paused for this long is ended", 0.01, 86400, NULL, AT(outbox_timeout)},
+     "a request paused for this long is ended, and a call whose reader takes no message for so long", 0.01, 86400, NULL, AT(outbox_timeout)},
     {"drain-timeout", NULL, OPTION_DOUBLE, "30", "SECONDS",
      "time that live requests get after SIGUSR1, SIGTERM or Drain; SIGTERM gives 0.8 s at most under mpirun", 0, 86400, NULL, AT(drain_timeout)},
 

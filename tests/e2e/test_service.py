@@ -405,6 +405,26 @@ def test_a_slow_reader_holds_only_itself(pb, start):
     assert daemon.stop() == 0
 
 
+def test_a_reader_that_takes_nothing_holds_no_drain(pb, start):
+    """All of the answer is in the outbox, which never paused."""
+    daemon = start("--outbox-bytes", "8M", "--outbox-timeout", "0.7", "--max-num-seqs", "16")
+    with daemon.channel(**{"grpc.http2.bdp_probe": 0}) as channel:
+        control = pb.ControlStub(channel)
+        stalled = pb.GenerationStub(channel).Generate(
+            endless(pb, n=16, logprobs=20, max_new_tokens=50)
+        )
+
+        def ended():
+            load = control.GetLoad(pb.GetLoadRequest(), timeout=10)
+            return load.finished + load.cancelled == 1
+
+        assert eventually(ended)
+        daemon.process.send_signal(signal.SIGUSR1)
+        assert daemon.process.wait(10) == 0, daemon.text()
+        assert "every request finished" in daemon.text()
+        stalled.cancel()
+
+
 # ---- the port ----
 
 
