@@ -186,7 +186,7 @@ static void send_status(struct rpc_call *call, const ProtobufCMessage *message)
     grpc_metadata retry;
     memset(&retry, 0, sizeof retry);
     ops[count] = (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER};
-    if (rpc_status_code(call->end_status) == GRPC_STATUS_RESOURCE_EXHAUSTED) {
+    if (call->refused && rpc_status_code(call->end_status) == GRPC_STATUS_RESOURCE_EXHAUSTED) {
         int wait = retry_after(call);
         snprintf(number, sizeof number, "%d", wait);
         size_t used = strlen(call->end_text);
@@ -226,6 +226,12 @@ void rpc_call_end(struct rpc_call *call, enum status status, const char *text)
 void rpc_call_fail(struct rpc_call *call, const struct error *error)
 {
     rpc_call_end(call, error->status, error->text);
+}
+
+void rpc_call_refuse(struct rpc_call *call, const struct error *error)
+{
+    call->refused = true;
+    rpc_call_fail(call, error);
 }
 
 void rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *message)

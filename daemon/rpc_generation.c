@@ -27,14 +27,15 @@ static void submit(struct rpc_call *call, const struct request_spec *spec, struc
             rpc_waiter_give(call->waiter);
         call->waiter = NULL;
         arena_destroy(arena);
-        rpc_call_end(call, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
+        error_set(&error, STATUS_RESOURCE_EXHAUSTED, "request: out of memory");
+        rpc_call_refuse(call, &error);
         return;
     }
     rpc_call_retain(call);
     if (engine_submit(call->server->options.engine, call->request, &error) == STATUS_OK)
         return;
     let_go(call);
-    rpc_call_fail(call, &error);
+    rpc_call_refuse(call, &error);
 }
 
 static void start(struct rpc_call *call, const ProtobufCMessage *message, enum request_kind kind)
@@ -43,7 +44,7 @@ static void start(struct rpc_call *call, const ProtobufCMessage *message, enum r
     struct error error = {0};
     struct request_spec spec;
     if (engine_admits(call->server->options.engine, &error) != STATUS_OK) {
-        rpc_call_fail(call, &error);
+        rpc_call_refuse(call, &error);
         return;
     }
     struct arena *arena =

@@ -69,6 +69,7 @@ struct rpc_call {
     atomic_int references;
     enum rpc_state state;
     bool metadata_sent, writing, reading, cancelled, end_wanted;
+    bool refused; /* not admitted: nothing was computed, and the same may be taken later */
     enum status end_status;
     char end_text[512];
     int was_cancelled;          /* filled by RECV_CLOSE_ON_SERVER */
@@ -114,6 +115,8 @@ void rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *message);
 /* Ends the call with a status, after what is being written. */
 void rpc_call_end(struct rpc_call *call, enum status status, const char *text);
 void rpc_call_fail(struct rpc_call *call, const struct error *error);
+/* The same for what was not admitted: RESOURCE_EXHAUSTED comes with when to try again. */
+void rpc_call_refuse(struct rpc_call *call, const struct error *error);
 /* Asks for the next message of a client stream, unless that was asked already. */
 void rpc_call_read(struct rpc_call *call);
 int64_t rpc_call_deadline(const struct rpc_call *call); /* clock_now() time */
