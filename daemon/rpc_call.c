@@ -375,6 +375,7 @@ static void start_call(struct rpc_call *call)
     grpc_op close = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     close.data.recv_close_on_server.cancelled = &call->was_cancelled;
     start_batch(call, &close, 1, &call->closed);
+    struct error error = {0};
     if (!rpc_authorized(call->server, &call->metadata))
         rpc_call_end(call, STATUS_UNAUTHENTICATED,
                      "authorization: a bearer token that this server accepts is needed");
@@ -384,8 +385,8 @@ static void start_call(struct rpc_call *call)
         call->method->start(call, NULL);
     else if (!is_large(call))
         start_unpacked(call);
-    else if (!rpc_work_add(&call->server->work, call))
-        rpc_call_end(call, STATUS_CANCELLED, "the server stops");
+    else if (rpc_work_add(&call->server->work, call, &error) != STATUS_OK)
+        rpc_call_refuse(call, &error);
 }
 
 static void on_arrived(struct rpc_call *call, bool ok)

@@ -137,6 +137,7 @@ int64_t rpc_unread_cut(struct rpc_server *server);
 enum {
     RPC_WORKERS = 2,
     RPC_LARGE = 64 << 10, /* bytes of a message from which on it is theirs: some ms of tokenizing */
+    RPC_LARGEST_WAITING = 4, /* how many of the largest messages may wait for them or be in work */
 };
 
 struct rpc_work {
@@ -145,13 +146,16 @@ struct rpc_work {
     pthread_mutex_t lock; /* guards all below; nothing is locked under it */
     pthread_cond_t news;
     struct rpc_call *first, *last;
+    size_t bytes, bytes_max; /* of messages in the queue and in work */
     bool stop;
 };
 
-bool rpc_work_open(struct rpc_work *work); /* false: threads or memory ran out */
+/* False: threads or memory ran out. */
+bool rpc_work_open(struct rpc_work *work, size_t bytes_max);
 /* Returns when the queue is empty and its last call was answered. */
 void rpc_work_close(struct rpc_work *work);
-bool rpc_work_add(struct rpc_work *work, struct rpc_call *call); /* false: closed */
+/* Errors: RESOURCE_EXHAUSTED (too many bytes wait), CANCELLED (closed). */
+enum status rpc_work_add(struct rpc_work *work, struct rpc_call *call, struct error *error);
 
 /* ---- the server: rpc_server.c ---- */
 

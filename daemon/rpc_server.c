@@ -210,7 +210,8 @@ static bool start_threads(struct rpc_server *server)
     const int most = (int)(sizeof server->pollers / sizeof *server->pollers);
     if (wanted > most)
         wanted = most;
-    if (!rpc_work_open(&server->work))
+    size_t bytes = rpc_message_bytes(&server->options);
+    if (!rpc_work_open(&server->work, RPC_LARGEST_WAITING * bytes))
         return false;
     server->pump_running = pthread_create(&server->pump, NULL, pump_run, server) == 0;
     while (server->pump_running && server->poller_count < wanted &&

@@ -365,6 +365,22 @@ def test_large_texts_do_not_hold_up_health(pb, start):
     assert daemon.stop() == 0
 
 
+def test_large_texts_that_wait_are_bounded(pb, start):
+    """Four of the largest messages; the others may come back later."""
+    daemon = start("--max-message-bytes", "200000", model=DEMO)
+    with daemon.channel() as channel:
+        stub = pb.GenerationStub(channel)
+        request = pb.TokenizeRequest(text="".join(random.Random(1).choices("etaoinshrdlu", k=199_000)))
+        calls = [stub.Tokenize.future(request, timeout=60) for _ in range(24)]
+        refused = [call for call in calls if call.exception()]
+        assert 4 <= len(calls) - len(refused) < 24
+        for call in refused:
+            assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, call
+            assert int(dict(call.trailing_metadata())["retry-after-ms"]) > 0
+        assert len(stub.Tokenize(request, timeout=60).ids) > 100
+    assert daemon.stop() == 0
+
+
 def test_a_full_queue_says_when_to_come_back(pb, start):
     daemon = start("--max-queued-requests", "1", "--max-num-seqs", "1")
     with daemon.channel() as channel:
