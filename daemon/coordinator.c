@@ -29,11 +29,10 @@ struct coordinator {
     struct metrics *metrics;
     struct rpc_server *rpc;
     struct keys keys;
-    char folder_name[256];     /* of the model */
-    atomic_bool asked;         /* a client called Drain */
-    _Atomic double asked_time; /* seconds; negative: none named */
-    bool terminating;          /* SIGTERM or SIGINT came */
-    _Atomic int64_t deadline;  /* of the drain */
+    char folder_name[256];    /* of the model */
+    atomic_bool asked;        /* a client called Drain */
+    bool terminating;         /* SIGTERM or SIGINT came */
+    _Atomic int64_t deadline; /* of the drain; only ever lowered */
     atomic_bool drained, clean;
 };
 
@@ -81,10 +80,20 @@ static enum status warm_up(struct coordinator *self, struct error *error)
 
 /* ---- start -------------------------------------------------------------------------------- */
 
+/* Any thread. */
+static void deadline_lower(struct coordinator *self, double seconds)
+{
+    int64_t until = clock_now() + (int64_t)(seconds * (double)CLOCK_SECOND);
+    int64_t before = atomic_load(&self->deadline);
+    while (until < before && !atomic_compare_exchange_weak(&self->deadline, &before, until))
+        ;
+}
+
 static void note_drain(void *context, double timeout)
 {
     struct coordinator *self = context;
-    atomic_store(&self->asked_time, timeout);
+    if (timeout >= 0)
+        deadline_lower(self, timeout);
     atomic_store(&self->asked, true);
 }
 
@@ -197,8 +206,8 @@ static double termination_grace(const struct coordinator *self)
     return getenv("OMPI_COMM_WORLD_SIZE") != NULL && grace > MPIRUN_GRACE ? MPIRUN_GRACE : grace;
 }
 
-/* Waits for a reason to end. STATUS_OK: to drain, with the seconds it may take. */
-static enum status serve(struct coordinator *self, double *grace, struct error *error)
+/* Waits for a reason to end. STATUS_OK: to drain, until the deadline. */
+static enum status serve(struct coordinator *self, struct error *error)
 {
     for (;;) {
         int number = signals_next(0.1);
@@ -206,20 +215,14 @@ static enum status serve(struct coordinator *self, double *grace, struct error *
         enum status status = engine_health(self->engine, error);
         if (status != STATUS_OK)
             return status;
-        *grace = self->settings->drain_timeout;
-        if (atomic_load(&self->asked)) {
-            double asked = atomic_load(&self->asked_time);
-            if (asked >= 0 && asked < *grace)
-                *grace = asked;
+        if (atomic_load(&self->asked))
             log_info("draining: a client asked for it");
-        } else if (terminate || number == SIGUSR1) {
+        else if (terminate || number == SIGUSR1)
             log_info("draining: %s", strsignal(number));
-        } else {
+        else
             continue;
-        }
         self->terminating = terminate; /* also where a client asked in the same moment */
-        if (terminate && termination_grace(self) < *grace)
-            *grace = termination_grace(self);
+        deadline_lower(self, terminate ? termination_grace(self) : self->settings->drain_timeout);
         return STATUS_OK;
     }
 }
@@ -233,13 +236,8 @@ static void *drain_main(void *argument)
     return NULL;
 }
 
-static int64_t deadline_in(double seconds)
-{
-    return clock_now() + (int64_t)(seconds * (double)CLOCK_SECOND);
-}
-
-/* A first SIGTERM or SIGINT after SIGUSR1 or Drain bounds what is left of the drain; a second ends
- * the process at once. */
+/* A first SIGTERM or SIGINT after SIGUSR1 or Drain bounds what is left of the drain, as a further
+ * Drain does; a second ends the process at once. */
 static void drain_hear(struct coordinator *self, int number)
 {
     if (number != SIGTERM && number != SIGINT)
@@ -251,16 +249,13 @@ static void drain_hear(struct coordinator *self, int number)
         _exit(1);
     }
     self->terminating = true;
-    int64_t bound = deadline_in(termination_grace(self));
-    if (bound < atomic_load(&self->deadline))
-        atomic_store(&self->deadline, bound);
+    deadline_lower(self, termination_grace(self));
     log_info("%s while draining", strsignal(number));
 }
 
-static enum status drain(struct coordinator *self, double grace, struct error *error)
+static enum status drain(struct coordinator *self, struct error *error)
 {
     pthread_t thread;
-    atomic_store(&self->deadline, deadline_in(grace));
     if (pthread_create(&thread, NULL, drain_main, self) != 0)
         return error_set(error, STATUS_NO_MEMORY, "no thread to drain with");
     while (!atomic_load(&self->drained))
@@ -278,17 +273,16 @@ static enum status drain(struct coordinator *self, double grace, struct error *e
 
 enum status coordinator_run(const struct settings *settings, struct rank *rank, struct error *error)
 {
-    struct coordinator self = {.settings = settings, .rank = rank};
-    double grace = 0;
+    struct coordinator self = {.settings = settings, .rank = rank, .deadline = CLOCK_NEVER};
     enum status status = open_engine(&self, error);
     if (status == STATUS_OK)
         status = warm_up(&self, error);
     if (status == STATUS_OK)
         status = open_service(&self, error);
     if (status == STATUS_OK)
-        status = serve(&self, &grace, error);
+        status = serve(&self, error);
     if (status == STATUS_OK)
-        status = drain(&self, grace, error);
+        status = drain(&self, error);
     /* Without this the other ranks would wait for a step that never comes. */
     if (status != STATUS_OK && mesh_size(rank->fabric->mesh) > 1)
         rank->fabric->ops->abort(rank->fabric, status, error->text);

@@ -34,8 +34,9 @@ struct rpc_options {
     const char *const *tokens; /* [token_count] accepted bearer tokens; none: no authentication */
     int token_count;
     bool insecure; /* allow a non-loopback host without TLS and tokens */
-    /* Told when a client called Drain; must only note it (the caller then ends the daemon with
-     * rpc_drain). `timeout` in seconds, negative: the client named none. May be NULL. */
+    /* Told when a client called Drain, each time; must only note it (the caller then ends the
+     * daemon with rpc_drain). `timeout` in seconds, negative: the client named none. May be
+     * NULL. */
     void (*drain)(void *context, double timeout);
     void *drain_context;
 };

@@ -526,6 +526,22 @@ def test_drain_that_takes_too_long(pb, start):
     assert "cancelled" in daemon.text()
 
 
+def test_a_drain_can_be_shortened(pb, start):
+    """A longer time changes nothing, a shorter one does, each time."""
+    daemon = start("--drain-timeout", "600")
+    with daemon.channel() as channel:
+        control = pb.ControlStub(channel)
+        live = pb.GenerationStub(channel).Generate(endless(pb, n=8))
+        next(live)
+        for seconds in (500, 1000, 0.5):
+            control.Drain(pb.DrainRequest(timeout=seconds), timeout=10)
+            time.sleep(0.2)
+        with pytest.raises(grpc.RpcError):
+            collect(live)
+    daemon.process.wait(30)
+    assert "cancelled" in daemon.text()
+
+
 # ---- who may connect ----
 
 
