@@ -174,6 +174,7 @@ static enum status open_service(struct coordinator *self, struct error *error)
         .fabric = self->rank->fabric->ops->name,
         .max_queued = settings->max_queued_requests,
         .max_message_bytes = (size_t)settings->max_message_bytes,
+        .step_seconds = self->rank->step_seconds,
         .unread_timeout = settings->outbox_timeout,
         .tls_cert = path_or_null(settings->ssl_certfile),
         .tls_key = path_or_null(settings->ssl_keyfile),

@@ -449,9 +449,9 @@ static enum status open_parts(const struct settings *settings, struct rank *rank
         return status;
     if (rank->fabric->ops->barrier(rank->fabric) != STATUS_OK)
         return error_set(error, STATUS_PEER_LOST, "a rank was lost while loading");
-    double seconds = step_timeout_of(settings, rank);
-    log_debug("a step of more than %.0f s is a stall", seconds);
-    fabric_limit_steps(rank->fabric, seconds);
+    rank->step_seconds = step_timeout_of(settings, rank);
+    log_debug("a step of more than %.0f s is a stall", rank->step_seconds);
+    fabric_limit_steps(rank->fabric, rank->step_seconds);
     fabric_load_end(rank->fabric);
     return STATUS_OK;
 }

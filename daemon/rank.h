@@ -21,6 +21,7 @@ struct rank {
     struct plan *plan;
     struct step_shape shape;
     struct stage *stage;
+    double step_seconds; /* the longest that a step may take */
 };
 
 /* --plan: the plan alone, for any mesh, without device, fabric or weights. */

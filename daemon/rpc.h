@@ -29,6 +29,7 @@ struct rpc_options {
     size_t max_message_bytes;          /* of one received message; 0: 64 MiB */
     int threads;                       /* pollers; 0: 2 */
     double unread_timeout;             /* seconds that a message may wait for its reader; 0: 60 */
+    double step_seconds;               /* the longest that a step may take; 0: not known */
     /* Paths of PEM files, NULL: none. A client CA makes client certificates mandatory. */
     const char *tls_cert, *tls_key, *tls_client_ca;
     const char *const *tokens; /* [token_count] accepted bearer tokens; none: no authentication */

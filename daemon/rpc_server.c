@@ -12,7 +12,7 @@ enum {
     STREAMS_MAX = 4096,
     HANDSHAKE_MS = 10000,
     LEAVE_SECONDS = 5,  /* for connections to end after they were cut */
-    STEP_SECONDS = 300, /* for cancelled calls to end: when the step that they are in does */
+    TEXT_SECONDS = 300, /* for cancelled calls to end: when the text that they are in does */
 };
 
 static const int64_t TICK = CLOCK_SECOND / 50;    /* how soon a moved deadline is seen */
@@ -329,6 +329,13 @@ static bool is_shut_down(const struct rpc_server *server)
     return server->shut_down && server->calls == 0;
 }
 
+/* What a call can be in that does not hear of its cancel: a step or a text. */
+static int64_t longest_hold(const struct rpc_server *server)
+{
+    double seconds = server->options.step_seconds;
+    return (int64_t)((seconds > TEXT_SECONDS ? seconds : TEXT_SECONDS) * (double)CLOCK_SECOND);
+}
+
 /* Listener closed, calls given until `*deadline`, then cancelled, and every connection cut: a peer
  * that has sent half a call, or nothing, or no longer answers must not hold the end. */
 static bool stop(struct rpc_server *server, const _Atomic int64_t *deadline)
@@ -350,7 +357,7 @@ static bool stop(struct rpc_server *server, const _Atomic int64_t *deadline)
     grpc_server_cancel_all_calls(server->grpc);
     if (!wait_for(server, no_calls, LEAVE_SECONDS * CLOCK_SECOND))
         log_info("cancelled calls wait for the step or the text that they are in");
-    wait_for(server, no_calls, STEP_SECONDS * CLOCK_SECOND);
+    wait_for(server, no_calls, longest_hold(server));
     wait_for(server, is_shut_down, LEAVE_SECONDS * CLOCK_SECOND);
     return clean;
 }
