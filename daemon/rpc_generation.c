@@ -107,6 +107,7 @@ static void note_outcome(struct rpc_call *call, const struct event *event)
 
 static void gave_up(struct rpc_call *call)
 {
+    call->lost = true;
     call->outcome = STATUS_RESOURCE_EXHAUSTED;
     snprintf(call->outcome_text, sizeof call->outcome_text, "out of memory for an answer");
     engine_cancel(call->server->options.engine, call->request);
@@ -120,7 +121,7 @@ static void generate_pump(struct rpc_call *call)
             return;
         bool last = event->last;
         note_outcome(call, event);
-        if (!call->cancelled && !rpc_send_event(call, event))
+        if (!call->cancelled && !call->lost && !rpc_send_event(call, event))
             gave_up(call);
         event_free(event);
         if (last) {

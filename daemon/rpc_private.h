@@ -80,6 +80,7 @@ struct rpc_call {
     struct request *request;
     struct rpc_waiter *waiter;
     struct event *held;  /* Score: its result, until the last event */
+    bool lost;           /* an answer found no memory: what follows it would leave a gap */
     enum status outcome; /* of the choices finished so far: the first that is not OK */
     char outcome_text[160];
     /* Health.Watch */

@@ -1,4 +1,5 @@
-/* The front end when memory runs out: a server over the fake executor, asked as jetctl asks. */
+/* The front end when memory runs out: a server over the fake executor, asked as
+ * jetctl asks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +16,9 @@
 #include "daemon/rpc_private.h"
 #include "jet/v1/generation.pb-c.h"
 
-/* ---- what fails --------------------------------------------------------------------------- */
+/* ---- what fails
+ * ---------------------------------------------------------------------------
+ */
 
 static atomic_int deltas_left; /* until one fails; below 1: none does */
 
@@ -28,7 +31,8 @@ bool __wrap_rpc_send_event(struct rpc_call *call, const struct event *event)
     return __real_rpc_send_event(call, event);
 }
 
-/* ---- a server and a client ---------------------------------------------------------------- */
+/* ---- a server and a client
+ * ---------------------------------------------------------------- */
 
 struct service {
     struct bench bench;
@@ -77,7 +81,9 @@ static int service_ask(struct service *service, const struct ctl_call *call, cha
     return code;
 }
 
-/* ---- tests -------------------------------------------------------------------------------- */
+/* ---- tests
+ * --------------------------------------------------------------------------------
+ */
 
 struct answers {
     int deltas, finished;
@@ -91,7 +97,7 @@ static void answer_count(void *context, const ProtobufCMessage *message)
     answers->finished += response->event_case == JET__V1__GENERATE_RESPONSE__EVENT_FINISHED;
 }
 
-static void an_end_after_tokens_names_no_time_to_retry(void **state)
+static void nothing_follows_an_answer_that_was_lost(void **state)
 {
     (void)state;
     struct service service;
@@ -116,13 +122,15 @@ static void an_end_after_tokens_names_no_time_to_retry(void **state)
     assert_int_equal(service_ask(&service, &call, said), CTL_FAILED);
     assert_non_null(strstr(said, "RESOURCE_EXHAUSTED: out of memory"));
     assert_null(strstr(said, "retry")); /* it was admitted */
+    assert_int_equal(answers.deltas, 2);
+    assert_int_equal(answers.finished, 0);
     service_close(&service);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_end_after_tokens_names_no_time_to_retry),
+        cmocka_unit_test(nothing_follows_an_answer_that_was_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
