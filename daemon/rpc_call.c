@@ -66,6 +66,9 @@ int64_t rpc_call_deadline(const struct rpc_call *call)
 
 /* ---- life ---- */
 
+static bool arm(struct rpc_call *call, struct rpc_server *server, const struct rpc_method *method,
+                void *registered);
+
 static void call_free(struct rpc_call *call)
 {
     struct rpc_server *server = call->server;
@@ -78,7 +81,10 @@ static void call_free(struct rpc_call *call)
     request_release(call->request);
     event_free(call->held);
     pthread_mutex_destroy(&call->lock);
-    free(call);
+    if (call->arms_again)
+        arm(call, server, call->method, call->registered);
+    else
+        free(call);
     if (!counted)
         return;
     pthread_mutex_lock(&server->lock);
@@ -372,6 +378,7 @@ static bool is_large(const struct rpc_call *call)
 
 static void start_call(struct rpc_call *call)
 {
+    static const struct error no_memory = {STATUS_RESOURCE_EXHAUSTED, "out of memory"};
     grpc_op close = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     close.data.recv_close_on_server.cancelled = &call->was_cancelled;
     start_batch(call, &close, 1, &call->closed);
@@ -379,6 +386,8 @@ static void start_call(struct rpc_call *call)
     if (!rpc_authorized(call->server, &call->metadata))
         rpc_call_end(call, STATUS_UNAUTHENTICATED,
                      "authorization: a bearer token that this server accepts is needed");
+    else if (call->arms_again)
+        rpc_call_refuse(call, &no_memory);
     else if (!call->method)
         rpc_call_end(call, STATUS_UNIMPLEMENTED, "no such method");
     else if (!call->method->request)
@@ -396,7 +405,8 @@ static void on_arrived(struct rpc_call *call, bool ok)
         call_free(call);
         return;
     }
-    rpc_call_arm(server, call->method, call->registered);
+    /* Without another in wait nobody would hear the method's next caller: this one ends at once. */
+    call->arms_again = !rpc_call_arm(server, call->method, call->registered);
     pthread_mutex_lock(&server->lock);
     server->calls++;
     pthread_mutex_unlock(&server->lock);
@@ -420,16 +430,13 @@ static grpc_call_error request_call(struct rpc_call *call)
                                                server->queue, server->queue, &call->arrived);
 }
 
-bool rpc_call_arm(struct rpc_server *server, const struct rpc_method *method, void *registered)
+/* Takes the memory over. */
+static bool arm(struct rpc_call *call, struct rpc_server *server, const struct rpc_method *method,
+                void *registered)
 {
-    struct rpc_call *call = calloc(1, sizeof *call);
-    if (!call)
-        return false;
-    call->server = server;
-    call->method = method;
-    call->registered = registered;
+    *call = (struct rpc_call){
+        .server = server, .method = method, .registered = registered, .reported = -1};
     atomic_init(&call->references, 1);
-    call->reported = -1;
     call->arrived = (struct rpc_tag){on_arrived, call};
     call->closed = (struct rpc_tag){on_closed, call};
     call->written = (struct rpc_tag){on_written, call};
@@ -442,4 +449,10 @@ bool rpc_call_arm(struct rpc_server *server, const struct rpc_method *method, vo
         return true;
     call_free(call);
     return false;
+}
+
+bool rpc_call_arm(struct rpc_server *server, const struct rpc_method *method, void *registered)
+{
+    struct rpc_call *call = calloc(1, sizeof *call);
+    return call && arm(call, server, method, registered);
 }

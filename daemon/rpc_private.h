@@ -69,7 +69,8 @@ struct rpc_call {
     atomic_int references;
     enum rpc_state state;
     bool metadata_sent, writing, reading, cancelled, end_wanted;
-    bool refused; /* not admitted: nothing was computed, and the same may be taken later */
+    bool arms_again; /* there was no memory for another: this one is it, once it has ended */
+    bool refused;    /* not admitted: nothing was computed, and the same may be taken later */
     enum status end_status;
     char end_text[512];
     int was_cancelled;          /* filled by RECV_CLOSE_ON_SERVER */

@@ -1,5 +1,4 @@
-/* The front end when memory runs out: a server over the fake executor, asked as
- * jetctl asks. */
+/* The front end when memory runs out: a server over the fake executor, asked as jetctl asks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,9 +15,7 @@
 #include "daemon/rpc_private.h"
 #include "jet/v1/generation.pb-c.h"
 
-/* ---- what fails
- * ---------------------------------------------------------------------------
- */
+/* ---- what fails --------------------------------------------------------------------------- */
 
 static atomic_int deltas_left; /* until one fails; below 1: none does */
 
@@ -31,8 +28,25 @@ bool __wrap_rpc_send_event(struct rpc_call *call, const struct event *event)
     return __real_rpc_send_event(call, event);
 }
 
-/* ---- a server and a client
- * ---------------------------------------------------------------- */
+static atomic_bool call_fails; /* the next one to be armed */
+
+__typeof__(grpc_server_request_registered_call) __real_grpc_server_request_registered_call,
+    __wrap_grpc_server_request_registered_call;
+
+grpc_call_error __wrap_grpc_server_request_registered_call(grpc_server *server, void *method,
+                                                           grpc_call **call, gpr_timespec *deadline,
+                                                           grpc_metadata_array *metadata,
+                                                           grpc_byte_buffer **payload,
+                                                           grpc_completion_queue *bound,
+                                                           grpc_completion_queue *queue, void *tag)
+{
+    if (atomic_exchange(&call_fails, false))
+        return GRPC_CALL_ERROR;
+    return __real_grpc_server_request_registered_call(server, method, call, deadline, metadata,
+                                                      payload, bound, queue, tag);
+}
+
+/* ---- a server and a client ---------------------------------------------------------------- */
 
 struct service {
     struct bench bench;
@@ -81,9 +95,7 @@ static int service_ask(struct service *service, const struct ctl_call *call, cha
     return code;
 }
 
-/* ---- tests
- * --------------------------------------------------------------------------------
- */
+/* ---- tests -------------------------------------------------------------------------------- */
 
 struct answers {
     int deltas, finished;
@@ -127,10 +139,41 @@ static void nothing_follows_an_answer_that_was_lost(void **state)
     service_close(&service);
 }
 
+static void load_count(void *context, const ProtobufCMessage *message)
+{
+    (void)message;
+    ++*(int *)context;
+}
+
+/* A method of which no call is armed would keep its callers waiting for ever. */
+static void a_call_that_cannot_be_armed_is_made_up_for(void **state)
+{
+    (void)state;
+    struct service service;
+    service_open(&service);
+    int loads = 0;
+    Jet__V1__GetLoadRequest request = JET__V1__GET_LOAD_REQUEST__INIT;
+    const struct ctl_call call = {.path = "/jet.v1.Control/GetLoad",
+                                  .request = &request.base,
+                                  .response = &jet__v1__get_load_response__descriptor,
+                                  .visit = load_count,
+                                  .context = &loads};
+    char said[512];
+    for (int i = 0; i < 3; i++) {
+        atomic_store(&call_fails, true);
+        assert_int_equal(service_ask(&service, &call, said), CTL_FAILED);
+        assert_non_null(strstr(said, "RESOURCE_EXHAUSTED: out of memory; retry after"));
+        assert_int_equal(service_ask(&service, &call, said), CTL_OK);
+    }
+    assert_int_equal(loads, 3);
+    service_close(&service);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_follows_an_answer_that_was_lost),
+        cmocka_unit_test(a_call_that_cannot_be_armed_is_made_up_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
