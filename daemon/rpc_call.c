@@ -321,11 +321,18 @@ static grpc_slice read_all(grpc_byte_buffer *buffer, bool *ok)
     return slice;
 }
 
+static bool is_large(const struct rpc_call *call)
+{
+    return call->payload && grpc_byte_buffer_length(call->payload) >= RPC_LARGE;
+}
+
 static void on_read(struct rpc_call *call, bool ok)
 {
     pthread_mutex_lock(&call->lock);
-    bool have = false;
-    grpc_slice slice = read_all(ok ? call->payload : NULL, &have);
+    bool have = false, large = is_large(call);
+    if (large) /* it would keep this poller from others */
+        rpc_call_end(call, STATUS_INVALID_ARGUMENT, "message: must be below 64 KiB");
+    grpc_slice slice = read_all(ok && !large ? call->payload : NULL, &have);
     call->reading = false;
     if (call->state == RPC_OPEN && !call->end_wanted)
         call->method->read(call, have ? GRPC_SLICE_START_PTR(slice) : NULL,
@@ -369,11 +376,6 @@ void rpc_call_begin(struct rpc_call *call)
     if (rpc_call_back(call))
         start_unpacked(call);
     rpc_call_release_locked(call);
-}
-
-static bool is_large(const struct rpc_call *call)
-{
-    return call->payload && grpc_byte_buffer_length(call->payload) >= RPC_LARGE;
 }
 
 static void start_call(struct rpc_call *call)

@@ -31,7 +31,8 @@ struct rpc_method {
     void (*pump)(struct rpc_call *call);
     /* Call's lock held: the client is gone (once). May be NULL. */
     void (*cancel)(struct rpc_call *call);
-    /* Call's lock held: a message of a client stream, NULL after the last. */
+    /* Call's lock held: a message of a client stream, NULL after the last. One of RPC_LARGE bytes
+     * or more ends the call. */
     void (*read)(struct rpc_call *call, const uint8_t *bytes, size_t length);
 };
 

@@ -120,6 +120,24 @@ def test_reflection_answers_each_question(channel, version):
     assert answers[2].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
+def test_reflection_answers_no_large_question(channel):
+    """They are answered, and echoed, where others wait for the thread."""
+    ask = channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    questions = [
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="x" * size)
+        for size in (65_000, 66_000)
+    ]
+    answers = ask(iter(questions), timeout=20)
+    assert next(answers).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, caught.value
+
+
 # ---- what it says of itself, and where its options come from ----
 
 
