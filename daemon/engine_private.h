@@ -49,7 +49,7 @@ struct job {
     bool counted;              /* penalties need token counts */
     bool started;              /* a step mentioned it */
     bool paused;
-    int64_t submitted, paused_at;
+    int64_t arrival, paused_at;
     struct stops *stops; /* stop strings, for every choice's stream; NULL: none */
     int32_t *stop_id;    /* [stop_ids] the client's and the model's */
     int stop_ids;

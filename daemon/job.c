@@ -242,7 +242,7 @@ enum status job_create(const struct engine *engine, struct request *request, str
     const struct sampling *s = &spec->sampling;
     job->request = request;
     job->spec = spec;
-    job->submitted = clock_now();
+    job->arrival = spec->arrival != 0 ? spec->arrival : clock_now();
     job->counted = spec->kind == REQUEST_GENERATE &&
                    (s->repetition != 1 || s->presence != 0 || s->frequency != 0);
     job->sequence = calloc((size_t)choices, sizeof *job->sequence);

@@ -59,6 +59,7 @@ struct request_spec {
     const int32_t *stop_ids; /* [stop_id_count], client's; eos ids come from the engine */
     int stop_id_count;
     int64_t deadline; /* clock_now() time, CLOCK_NEVER: none */
+    int64_t arrival;  /* of the client's message, clock_now() time; 0: engine_submit's */
     bool text;        /* deltas carry text (a tokenizer is loaded) */
     bool uncounted;   /* the daemon's own: in no counter and no histogram */
 };

@@ -407,6 +407,7 @@ static void on_arrived(struct rpc_call *call, bool ok)
         call_free(call);
         return;
     }
+    call->arrival = clock_now();
     /* Without another in wait nobody would hear the method's next caller: this one ends at once. */
     call->arms_again = !rpc_call_arm(server, call->method, call->registered);
     pthread_mutex_lock(&server->lock);

@@ -61,6 +61,7 @@ static void start(struct rpc_call *call, const ProtobufCMessage *message, enum r
                                        &spec, &error);
     bool stays = rpc_call_back(call);
     if (stays && status == STATUS_OK) {
+        spec.arrival = call->arrival;
         submit(call, &spec, arena);
         return;
     }

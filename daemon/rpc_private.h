@@ -63,6 +63,7 @@ struct rpc_call {
     grpc_call *call;
     grpc_call_details details; /* of unknown methods */
     gpr_timespec deadline;
+    int64_t arrival; /* clock_now() time */
     grpc_metadata_array metadata;
     grpc_byte_buffer *payload;
     struct rpc_tag arrived, closed, written, ended, read;

@@ -19,7 +19,7 @@ void times_token(struct engine_times *times, struct sequence *sequence, int64_t 
     bool first = sequence->first == 0;
     if (!job->spec->uncounted)
         histogram_observe(first ? &times->first_token : &times->between_tokens,
-                          clock_seconds(now - (first ? job->submitted : sequence->newest)));
+                          clock_seconds(now - (first ? job->arrival : sequence->newest)));
     if (first)
         sequence->first = now;
     sequence->newest = now;
@@ -28,16 +28,17 @@ void times_token(struct engine_times *times, struct sequence *sequence, int64_t 
 void times_finish(struct engine_times *times, const struct sequence *sequence, struct event *event,
                   int64_t now)
 {
-    int64_t submitted = sequence->job->submitted;
+    int64_t arrival = sequence->job->arrival;
     int64_t started = sequence->started != 0 ? sequence->started : now;
     int64_t first = sequence->first != 0 ? sequence->first : now;
-    event->queued = clock_seconds(started - submitted);
+    event->queued = clock_seconds(started - arrival);
     event->prefill = clock_seconds(first - started);
     event->decode = clock_seconds(now - first);
-    if (sequence->job->spec->uncounted ||
+    const struct request_spec *spec = sequence->job->spec;
+    if (spec->uncounted || spec->kind != REQUEST_GENERATE ||
         (event->reason != FINISH_STOP && event->reason != FINISH_LENGTH))
         return;
-    histogram_observe(&times->whole, clock_seconds(now - submitted));
+    histogram_observe(&times->whole, clock_seconds(now - arrival));
     histogram_observe(&times->queued, event->queued);
     histogram_observe(&times->prefill, event->prefill);
     histogram_observe(&times->decode, event->decode);

@@ -231,6 +231,34 @@ static void test_score(void **state)
     bench_close(&bench);
 }
 
+/* What scores makes no token, and would be a request of no length in every one of them. */
+static void test_times_begin_at_arrival_and_are_of_what_generates(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client client;
+    int32_t prompt[20];
+    prompt_fill(prompt, 20, 9);
+    bench_open(&bench);
+    bench_start(&bench);
+    struct request_spec spec = spec_plain("a", prompt, 20, 3);
+    spec.ignore_eos = true;
+    spec.arrival = clock_now() - 1000 * CLOCK_SECOND;
+    client_run(&client, &bench, &spec);
+    client_close(&client);
+    const struct engine_times *times = engine_times(bench.engine);
+    double whole = times->whole.sum;
+    assert_true(whole >= 1000 && times->queued.sum >= 1000 && times->first_token.sum >= 1000);
+    assert_true(times->prefill.sum < 1000 && times->decode.sum < 1000);
+    spec.kind = REQUEST_SCORE;
+    spec.choices = spec.max_new_tokens = 0;
+    client_run(&client, &bench, &spec);
+    client_close(&client);
+    assert_true(times->whole.sum == whole);
+    bench_settle(&bench);
+    bench_close(&bench);
+}
+
 static void test_progress_of_long_prompts(void **state)
 {
     (void)state;
@@ -384,6 +412,7 @@ int main(void)
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_echo),
         cmocka_unit_test(test_score),
+        cmocka_unit_test(test_times_begin_at_arrival_and_are_of_what_generates),
         cmocka_unit_test(test_progress_of_long_prompts),
         cmocka_unit_test(test_penalties_and_biases_reach_the_row),
         cmocka_unit_test(test_a_row_that_is_not_finite_ends_its_choice_only),
