@@ -77,7 +77,8 @@ struct fabric_ops {
     bool (*arrived)(struct fabric *, unsigned turn);
     enum status (*barrier)(struct fabric *);
     /* Ends every rank: their pending and later calls return STATUS_ABORTED (threads) or their
-     * process is ended (mpi) with the exit code of `status`. Any thread; the first call wins. */
+     * process is ended (mpi) with the exit code of `status`. Any thread; the first call wins, and
+     * where there are other ranks `why` is logged. */
     void (*abort)(struct fabric *, enum status status, const char *why);
 };
 

@@ -1,6 +1,5 @@
 /* The engine's thread. A turn: hear what others want, let time do its part, keep shape.depth
  * steps under way, commit the oldest. It sleeps only when nothing can run. */
-#include "daemon/base/log.h"
 #include "daemon/engine_private.h"
 
 static const struct ending CANCELLED = {
@@ -46,7 +45,7 @@ static void engine_fail(struct engine *engine, uint64_t step, enum status status
                         struct error *failure)
 {
     error_set(failure, status, "the step could not be run");
-    log_error("step %llu failed: %s", (unsigned long long)step, failure->text);
+    error_prefix(failure, "step %llu", (unsigned long long)step);
     engine->failed = true;
     inbox_fail(&engine->inbox, failure);
     struct ending ending = ending_of(failure);

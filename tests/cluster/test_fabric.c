@@ -83,7 +83,9 @@ static void self_alone(void **state)
     assert_memory_equal(data, out, sizeof data);
     assert_int_equal(fabric->ops->publish(fabric, data, sizeof data), STATUS_OK);
     assert_int_equal(fabric->ops->barrier(fabric), STATUS_OK);
+    unsigned before = log_errors();
     fabric->ops->abort(fabric, STATUS_INTERNAL, "end of the test");
+    assert_int_equal(log_errors(), before); /* the caller's to say */
     assert_int_equal(fabric->ops->barrier(fabric), STATUS_ABORTED);
     fabric_close(fabric);
     fabric_close(NULL);

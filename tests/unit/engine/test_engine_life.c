@@ -10,6 +10,7 @@
 
 #include "client.h"
 #include "daemon/base/clock.h"
+#include "daemon/base/log.h"
 
 static void ended_expect(const struct heard *heard, enum finish_reason reason, enum status status)
 {
@@ -412,6 +413,8 @@ static void test_a_lost_rank_ends_everything(void **state)
     static struct client client[4], after;
     struct error error = {0};
     int32_t prompt[10];
+    char which[32];
+    unsigned before = log_errors();
     prompt_fill(prompt, 10, 10);
     for (int64_t step = 0; step < 12; step++) {
         bench_open(&bench);
@@ -429,6 +432,8 @@ static void test_a_lost_rank_ends_everything(void **state)
         error = (struct error){0};
         assert_int_equal(engine_health(bench.engine, &error), STATUS_PEER_LOST);
         assert_non_null(strstr(error.text, "rank 1 was lost"));
+        snprintf(which, sizeof which, "step %d: ", (int)step);
+        assert_memory_equal(error.text, which, strlen(which));
         struct request_spec spec = spec_plain("after", prompt, 10, 5);
         client_open(&after, &spec);
         assert_int_equal(engine_admits(bench.engine, NULL), STATUS_PEER_LOST);
@@ -439,6 +444,7 @@ static void test_a_lost_rank_ends_everything(void **state)
             client_close(&client[i]);
         bench_close(&bench);
     }
+    assert_int_equal(log_errors(), before); /* passed up, not said twice */
 }
 
 int main(void)
