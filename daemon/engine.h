@@ -21,7 +21,7 @@ struct engine_options {
     const struct plan *plan;
     struct executor *executor;         /* owned by the caller, closed after the engine */
     const struct tokenizer *tokenizer; /* NULL: token ids only */
-    int max_queued;                    /* waiting requests; past it RESOURCE_EXHAUSTED */
+    int max_queued;                    /* requests in no step yet; past it RESOURCE_EXHAUSTED */
     size_t outbox_bytes;               /* of one request; past it its sequences pause */
     double outbox_timeout;             /* seconds paused before the request ends */
 };

@@ -53,7 +53,7 @@ static const struct option_entry entries[] = {
     {"gpu-memory-utilization", NULL, OPTION_DOUBLE, "0.9", "SHARE",
      "share of a GPU's memory that the ranks on it may take", 0.05, 1, NULL, AT(gpu_memory_utilization)},
     {"max-queued-requests", NULL, OPTION_INT, "1024", "N",
-     "requests that may wait; one more is answered RESOURCE_EXHAUSTED", 1, 1 << 24, NULL, AT(max_queued_requests)},
+     "requests of which nothing runs yet, one of n choices counted once; one more is answered RESOURCE_EXHAUSTED", 1, 1 << 24, NULL, AT(max_queued_requests)},
     {"threads", NULL, OPTION_INT, "1", "N",
      "cpu: threads of one rank's arithmetic", 1, 1024, NULL, AT(threads)},
     {"batch-invariant", NULL, OPTION_FLAG, "false", NULL,
