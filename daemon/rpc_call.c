@@ -42,7 +42,6 @@ grpc_status_code rpc_status_code(enum status status)
         return GRPC_STATUS_UNIMPLEMENTED;
     case STATUS_DEVICE:
     case STATUS_PEER_LOST:
-    case STATUS_PEER_STALLED:
     case STATUS_PEER_MISMATCH:
     case STATUS_ABORTED:
         return GRPC_STATUS_UNAVAILABLE;

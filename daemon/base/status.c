@@ -39,8 +39,6 @@ const char *status_name(enum status status)
         return "internal error";
     case STATUS_PEER_LOST:
         return "peer lost";
-    case STATUS_PEER_STALLED:
-        return "peer stalled";
     case STATUS_PEER_MISMATCH:
         return "peer mismatch";
     case STATUS_ABORTED:

@@ -28,8 +28,7 @@ enum status {
     STATUS_DEVICE,    /* the accelerator failed */
     STATUS_INTERNAL,  /* a broken invariant: always a bug */
     /* the cluster: every rank ends */
-    STATUS_PEER_LOST,
-    STATUS_PEER_STALLED,
+    STATUS_PEER_LOST,     /* a rank died, fell silent, or stays in a step or in loading */
     STATUS_PEER_MISMATCH, /* ranks disagree about model, plan or binary */
     STATUS_ABORTED,       /* another rank failed first; its message has the cause */
 };
@@ -42,7 +41,8 @@ struct error {
 /* "invalid argument", ...; never NULL. */
 const char *status_name(enum status status);
 
-/* Of a process that ends with `status`: 0; 2 where options or config.json are to blame; else 1. */
+/* Of a process that ends with `status`: 0; 2 where options or files are to blame, 3 where the
+ * accelerator is; else 1. */
 int status_exit_code(enum status status);
 
 /* Sets `error` (may be NULL) unless it already holds a failure, and returns `status`, so that

@@ -39,6 +39,18 @@ static void error_keeps_its_first_text(void **state)
     assert_int_equal(error_set(NULL, STATUS_IO, "nobody asks"), STATUS_IO);
 }
 
+/* What ops/README.md promises to supervisors. */
+static void exit_codes_tell_what_to_look_at(void **state)
+{
+    (void)state;
+    assert_int_equal(status_exit_code(STATUS_OK), 0);
+    assert_int_equal(status_exit_code(STATUS_CONFIG), 2);
+    assert_int_equal(status_exit_code(STATUS_CORRUPT), 2);
+    assert_int_equal(status_exit_code(STATUS_DEVICE), 3);
+    assert_int_equal(status_exit_code(STATUS_IO), 1);
+    assert_int_equal(status_exit_code(STATUS_PEER_LOST), 1);
+}
+
 static void error_prefix_never_overflows(void **state)
 {
     (void)state;
@@ -141,6 +153,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_status_has_a_name),
         cmocka_unit_test(error_keeps_its_first_text),
+        cmocka_unit_test(exit_codes_tell_what_to_look_at),
         cmocka_unit_test(error_prefix_never_overflows),
         cmocka_unit_test(checked_arithmetic_refuses_overflow),
         cmocka_unit_test(arena_zeroes_aligns_and_keeps_its_limit),

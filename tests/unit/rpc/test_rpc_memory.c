@@ -66,8 +66,13 @@ static void service_open(struct service *service)
     if (rpc_open(&options, &service->server, &port, &error) != STATUS_OK)
         fail_msg("%s", error.text);
     snprintf(address, sizeof address, "127.0.0.1:%d", port);
-    struct ctl_settings settings = {
-        .address = address, .ca = "", .token = "", .server_name = "", .timeout = 5};
+    struct ctl_settings settings = {.address = address,
+                                    .ca = "",
+                                    .cert = "",
+                                    .key = "",
+                                    .token = "",
+                                    .server_name = "",
+                                    .timeout = 5};
     assert_int_equal(ctl_connect(&settings, &service->client), CTL_OK);
 }
 
