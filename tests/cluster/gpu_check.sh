@@ -14,6 +14,7 @@ trap 'rm -rf "$scratch"' EXIT
 out=${OUT:-$(mktemp -d)}
 table=$out/gpu_check.txt
 : >"$table"
+failures=0
 fixtures=${FIXTURES:-tiny-f32 tiny-bf16-sharded}
 gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OPENBLAS_NUM_THREADS=1
@@ -39,6 +40,7 @@ check() {
     if [ $code -ne 0 ]; then
         echo "---- $name"
         tail -15 "$out/$name.log"
+        [ $code -eq 77 ] || failures=$((failures + 1))
     fi
 }
 
@@ -50,10 +52,13 @@ fault() {
     code=$?
     verdict=passed
     grep -Eq "$1" "$out/fault-$2.log" || verdict=FAILED
+    [ "$2" = clean ] && [ $code -ne 0 ] && verdict=FAILED
+    [ "$2" != clean ] && [ $code -eq 0 ] && verdict=FAILED
     [ $code -eq 124 ] && verdict="FAILED (hung)"
     printf '%-28s %s, %s s, exit code %s\n' "fault: $2 $3" "$verdict" "$(($(date +%s) - begin))" $code \
         >>"$table"
     if [ "$verdict" != passed ]; then
+        failures=$((failures + 1))
         echo "---- fault $2"
         tail -15 "$out/fault-$2.log"
     fi
@@ -64,6 +69,7 @@ bench() {
     name=$1
     shift
     timeout 90 "$@" >"$out/$name.log" 2>&1 || {
+        failures=$((failures + 1))
         echo "---- $name"
         tail -15 "$out/$name.log"
     }
@@ -128,3 +134,7 @@ for part in $parts; do
 done
 echo "==== $gpus GPUs"
 cat "$table"
+if [ $failures -gt 0 ]; then
+    echo "$failures failed"
+    exit 1
+fi

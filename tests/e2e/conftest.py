@@ -20,6 +20,8 @@ JETCTL = os.environ.get("JETCTL_BINARY", str(SOURCE / "build/release/daemon/jetc
 DEMO = SOURCE / "ops/demo-model"
 TINY = SOURCE / "tests/data/fixtures/tiny-f32"
 START_SECONDS = 120
+# The tolerances are those of f32, and several daemons would share a GPU (tests/gpu has its own).
+os.environ.setdefault("JETD_DEVICE", "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -158,7 +158,8 @@ def test_a_signal_ends_the_loading(folder):
     (folder / "config.json").write_text(json.dumps(config))
     daemon = Daemon("--device", "cpu", "--load-format", "dummy", "--max-num-seqs", "1",
                     "--max-model-len", "64", model=folder)
-    time.sleep(0.5)
+    while not daemon.log and daemon.process.poll() is None:  # it is past its options and its files
+        time.sleep(0.01)
     assert daemon.stop(signal.SIGTERM, seconds=SECONDS) == -signal.SIGTERM, daemon.text()
     assert "serving" not in daemon.text()
 

@@ -19,7 +19,7 @@
 # Without a part: all but races. `first` and `second` are the parts of half an hour on a GPU, most
 # important first, each within ten minutes: $TIME seconds (520 and 320), after which nothing begins.
 #
-# 0: all passed; 77: no GPU; else something failed or found no time. Logs lie in $OUT (default: a
+# 0: all passed; 77: no GPU, or a part lacks a Python module or a tool (the table names it); else something failed or found no time. Logs lie in $OUT (default: a
 # temporary folder), logits and weights (12 GB at most) in $SCRATCH (default: /tmp).
 # SHAPES (default: jet-nemotron-2b jet-nemotron-4b) chooses what oracle and dummy run, MODELS (default: demo
 # jet-nemotron-2b) what batch runs, SANITIZE_SECONDS (40) and RACE_SECONDS (100) for how long.
@@ -44,8 +44,9 @@ mkdir -p "$XDG_CACHE_HOME"
 unset JETD_TEST_FAST
 shapes=${SHAPES:-jet-nemotron-2b jet-nemotron-4b}
 ends=$(($(date +%s) + ${TIME:-1000000}))
-table=$out/table.txt failed=$out/failed.txt
+table=$out/table.txt failed=$out/failed.txt skipped=$out/skipped.txt
 : >"$table"
+: >"$skipped"
 : >"$failed"
 
 if ! nvidia-smi -L 2>/dev/null | grep -q GPU; then
@@ -67,6 +68,19 @@ limited() {
     local left=$((ends - $(date +%s)))
     echo $((left < $1 ? left : $1))
     [ $left -ge 5 ]
+}
+
+# needs NAME MODULE ...: Python's; without them a part is skipped.
+needs() {
+    local name=$1 module
+    shift
+    for module in "$@"; do
+        if ! "$python" -c "import $module" 2>/dev/null; then
+            line "$name" "skipped: $python has no $module"
+            echo "$name" >>"$skipped"
+            return 1
+        fi
+    done
 }
 
 # check NAME SECONDS command ...: a line with the verdict; the end of the log where it failed.
@@ -190,6 +204,7 @@ prompts() {
 }
 
 part_oracle() {
+    needs oracle numpy torch safetensors xxhash || return
     for shape in $shapes; do
         # shellcheck disable=SC2046
         check "write-$shape" 120 "$python" "$here/oracle.py" "$scratch/weights/$shape" --write \
@@ -202,6 +217,7 @@ part_oracle() {
 
 # Longer sequences than these prompts are allowed for: rings are as long as the window.
 part_dummy() {
+    needs dummy numpy torch safetensors xxhash || return
     for shape in $shapes; do
         # shellcheck disable=SC2046
         against dummy "$shape" "--config $shape --dummy 0 --rounding" \
@@ -253,8 +269,13 @@ part_cost() {
 # stops count as far as they came.
 sanitized() {
     local tool=$1 limit quiet test mode fast name summary found ended
-    if ! limit=$(limited "$2") || ! command -v compute-sanitizer >"$out/$tool.log"; then
-        line "$tool" "NOT RUN: no time left, or no compute-sanitizer"
+    if ! command -v compute-sanitizer >"$out/$tool.log"; then
+        line "$tool" "skipped: no compute-sanitizer"
+        echo "$tool" >>"$skipped"
+        return
+    fi
+    if ! limit=$(limited "$2"); then
+        line "$tool" "NOT RUN: no time left"
         fail "$tool"
         return
     fi
@@ -268,7 +289,8 @@ sanitized() {
             [ "$mode$(basename "$test")" = invariantshapes_check ] && continue # it has one mode
             # shellcheck disable=SC2086
             env JETD_TEST_DEVICE=cuda $fast timeout "$limit" compute-sanitizer --tool "$tool" \
-                $quiet "$test" >"$out/$tool-$(basename "$test")-$mode.log" 2>&1 &
+                $quiet "$test" >"$out/$tool-$(basename "$test")-$mode.log" 2>&1 ||
+                echo "exit code $?" >>"$out/$tool-$(basename "$test")-$mode.log" &
         done
     done
     wait
@@ -280,8 +302,10 @@ sanitized() {
             # not counted: the library's own kernels, and a program that the clock stopped
             found=$(grep -E '^=+ (Invalid|Error|Program hit|Warning: Race)' "$out/$name.log" |
                 grep -cvE 'at nvjet_|process didn.t terminate|^=+ Error: *$')
-            [ "$found" -gt 0 ] && fail "$name"
             ended=$(grep -cE ' OK \]| ok$' "$out/$name.log")
+            if [ "$found" -gt 0 ] || grep -E '^exit code' "$out/$name.log" | grep -qv ' 124$'; then
+                fail "$name"
+            fi
             line "$name" "${summary:-stopped after $limit s}; $ended tests ended, $found reports"
         done
     done
@@ -334,4 +358,7 @@ cat "$table"
 if [ -s "$failed" ]; then
     echo "not right: $(tr '\n' ' ' <"$failed")"
     exit 1
+fi
+if [ -s "$skipped" ]; then
+    exit 77
 fi

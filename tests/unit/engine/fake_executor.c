@@ -29,6 +29,7 @@ struct executor {
     uint64_t submitted, collected;
     _Atomic int64_t hold_step;
     int deepest;
+    struct fake_drawn drawn;
     uint64_t *copy; /* aligned */
     char violation[256];
 };
@@ -113,6 +114,11 @@ const char *fake_executor_violation(const struct executor *e)
 uint64_t fake_executor_steps(const struct executor *e)
 {
     return e->submitted;
+}
+
+const struct fake_drawn *fake_executor_drawn(const struct executor *e)
+{
+    return &e->drawn;
 }
 
 int fake_executor_deepest(const struct executor *e)
@@ -200,6 +206,10 @@ static struct sample_result row_run(struct executor *e, const struct step *step,
                                  step->ban + sample->ban_begin, sample->ban_count);
         slot->newest = result.token;
         slot->sampled++;
+        e->drawn.row = *sample;
+        CHECK(e, sample->bias_count <= REQUEST_BIASES_MAX);
+        memcpy(e->drawn.bias, step->bias + sample->bias_begin,
+               (size_t)sample->bias_count * sizeof *step->bias);
     }
     result.logprob = fake_logprob(seen, result.token);
     result.is_argmax = result.token % 2;
@@ -219,6 +229,7 @@ static void step_run(struct executor *e, const struct step *step, struct flight 
         const struct step_sequence *s = &step->sequence[i];
         sequence_run(e, s, step->token + token, block, seen + token);
         int end = token + s->tokens;
+        e->drawn.counted = s->counted;
         for (; row < step->rows && step->row[row].token < end; row++) {
             CHECK(e, step->row[row].token >= token);
             CHECK(e, step->row[row].sample.slot == s->slot);

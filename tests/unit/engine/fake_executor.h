@@ -37,6 +37,15 @@ const char *fake_executor_violation(const struct executor *executor);
 uint64_t fake_executor_steps(const struct executor *executor);
 int fake_executor_deepest(const struct executor *executor); /* most steps under way */
 
+/* The newest row that was sampled, and whether its sequence's tokens were counted. */
+struct fake_drawn {
+    struct sample_row row;
+    struct logit_bias bias[REQUEST_BIASES_MAX]; /* [row.bias_count] */
+    bool counted;
+};
+/* Call when the engine is idle. */
+const struct fake_drawn *fake_executor_drawn(const struct executor *executor);
+
 /* The same arithmetic for expectations. */
 uint64_t fake_seen(uint64_t seen, int32_t id); /* 0 before the first token */
 int32_t fake_draw(uint64_t seen, uint64_t seed, uint64_t draw, bool eos, const int32_t *bans,

@@ -287,20 +287,61 @@ static void test_penalties_and_biases_reach_the_row(void **state)
     struct logit_bias bias[REQUEST_BIASES_MAX];
     prompt_fill(prompt, 5, 10);
     for (int i = 0; i < REQUEST_BIASES_MAX; i++)
-        bias[i] = (struct logit_bias){.id = i, .value = 1};
+        bias[i] = (struct logit_bias){.id = i, .value = (float)i / 64};
     bench_open(&bench);
     bench_start(&bench);
     struct request_spec spec = spec_plain("a", prompt, 5, 20);
-    spec.sampling.repetition = 1.2F;
-    spec.sampling.bias = bias;
-    spec.sampling.biases = REQUEST_BIASES_MAX;
+    spec.sampling = (struct sampling){.temperature = 0.7F,
+                                      .top_p = 0.9F,
+                                      .min_p = 0.05F,
+                                      .top_k = 40,
+                                      .repetition = 1.2F,
+                                      .presence = 0.25F,
+                                      .frequency = 0.5F,
+                                      .seed = 77,
+                                      .bias = bias,
+                                      .biases = REQUEST_BIASES_MAX};
     spec.choices = 4;
     client_run(&client, &bench, &spec);
     for (int i = 0; i < 4; i++)
         heard_expect(&bench, &spec, i, &client.heard[i]);
     client_close(&client);
     bench_settle(&bench);
+    const struct fake_drawn *drawn = fake_executor_drawn(bench.executor);
+    const struct sample_row *row = &drawn->row;
+    assert_true(row->temperature == 0.7F && row->top_p == 0.9F && row->min_p == 0.05F);
+    assert_true(row->repetition == 1.2F && row->presence == 0.25F && row->frequency == 0.5F);
+    assert_int_equal(row->top_k, 40);
+    assert_int_equal(row->flags, SAMPLE_COUNTED);
+    assert_true(drawn->counted);
+    assert_int_equal(row->bias_count, REQUEST_BIASES_MAX);
+    assert_memory_equal(drawn->bias, bias, sizeof bias);
     bench_close(&bench);
+}
+
+/* Each penalty alone needs the counts; without one they are left alone. */
+static void test_penalties_ask_for_counts(void **state)
+{
+    (void)state;
+    struct bench bench;
+    static struct client client;
+    int32_t prompt[5];
+    prompt_fill(prompt, 5, 10);
+    for (int i = 0; i < 4; i++) {
+        bench_open(&bench);
+        bench_start(&bench);
+        struct request_spec spec = spec_plain("a", prompt, 5, 2);
+        spec.sampling.repetition = i == 1 ? 1.1F : 1;
+        spec.sampling.presence = i == 2 ? -0.5F : 0;
+        spec.sampling.frequency = i == 3 ? 0.5F : 0;
+        client_run(&client, &bench, &spec);
+        client_close(&client);
+        bench_settle(&bench);
+        const struct fake_drawn *drawn = fake_executor_drawn(bench.executor);
+        assert_int_equal(drawn->counted, i > 0);
+        assert_int_equal(drawn->row.flags, i > 0 ? SAMPLE_COUNTED : 0);
+        bench_close(&bench);
+    }
 }
 
 static void test_a_row_that_is_not_finite_ends_its_choice_only(void **state)
@@ -415,6 +456,7 @@ int main(void)
         cmocka_unit_test(test_times_begin_at_arrival_and_are_of_what_generates),
         cmocka_unit_test(test_progress_of_long_prompts),
         cmocka_unit_test(test_penalties_and_biases_reach_the_row),
+        cmocka_unit_test(test_penalties_ask_for_counts),
         cmocka_unit_test(test_a_row_that_is_not_finite_ends_its_choice_only),
         cmocka_unit_test(test_refusals),
     };
