@@ -104,6 +104,60 @@ static void unset_is_the_checkpoints_default(void **state)
     assert_float_equal(f->spec.sampling.repetition, 1.5, 0);
 }
 
+/* A value of its own in every field, so that none can stand for another. */
+static void every_field_is_taken(void **state)
+{
+    struct fixture *f = *state;
+    Jet__V1__SamplingParams *s = f->request.sampling = &f->sampling;
+    uint32_t stop_ids[] = {21, 22};
+    s->temperature_presence_case = JET__V1__SAMPLING_PARAMS__TEMPERATURE_PRESENCE_TEMPERATURE;
+    s->temperature = 0.75F;
+    s->top_p_presence_case = JET__V1__SAMPLING_PARAMS__TOP_P_PRESENCE_TOP_P;
+    s->top_p = 0.5F;
+    s->top_k_presence_case = JET__V1__SAMPLING_PARAMS__TOP_K_PRESENCE_TOP_K;
+    s->top_k = 40;
+    s->min_p_presence_case = JET__V1__SAMPLING_PARAMS__MIN_P_PRESENCE_MIN_P;
+    s->min_p = 0.125F;
+    s->repetition_penalty_presence_case =
+        JET__V1__SAMPLING_PARAMS__REPETITION_PENALTY_PRESENCE_REPETITION_PENALTY;
+    s->repetition_penalty = 1.25F;
+    s->presence_penalty_presence_case =
+        JET__V1__SAMPLING_PARAMS__PRESENCE_PENALTY_PRESENCE_PRESENCE_PENALTY;
+    s->presence_penalty = -0.25F;
+    s->frequency_penalty_presence_case =
+        JET__V1__SAMPLING_PARAMS__FREQUENCY_PENALTY_PRESENCE_FREQUENCY_PENALTY;
+    s->frequency_penalty = 1.5F;
+    s->seed_presence_case = JET__V1__SAMPLING_PARAMS__SEED_PRESENCE_SEED;
+    s->seed = 1234567890123;
+    f->request.max_new_tokens = 9;
+    f->request.min_new_tokens = 4;
+    f->request.n = 3;
+    f->request.priority = -5;
+    f->request.logprobs_presence_case = JET__V1__GENERATE_REQUEST__LOGPROBS_PRESENCE_LOGPROBS;
+    f->request.logprobs = 6;
+    f->request.stop_token_ids = stop_ids;
+    f->request.n_stop_token_ids = 2;
+    f->request.ignore_eos = true;
+    assert_int_equal(validate(f), STATUS_OK);
+    const struct sampling *sampling = &f->spec.sampling;
+    assert_float_equal(sampling->temperature, 0.75, 0);
+    assert_float_equal(sampling->top_p, 0.5, 0);
+    assert_int_equal(sampling->top_k, 40);
+    assert_float_equal(sampling->min_p, 0.125, 0);
+    assert_float_equal(sampling->repetition, 1.25, 0);
+    assert_float_equal(sampling->presence, -0.25, 0);
+    assert_float_equal(sampling->frequency, 1.5, 0);
+    assert_true(sampling->seed == 1234567890123);
+    assert_int_equal(f->spec.max_new_tokens, 9);
+    assert_int_equal(f->spec.min_new_tokens, 4);
+    assert_int_equal(f->spec.choices, 3);
+    assert_int_equal(f->spec.priority, -5);
+    assert_int_equal(f->spec.logprobs, 6);
+    assert_int_equal(f->spec.stop_id_count, 2);
+    assert_int_equal(f->spec.stop_ids[1], 22);
+    assert_true(f->spec.ignore_eos && !f->spec.echo && !f->spec.include_stop);
+}
+
 /* Also where it is the checkpoint's and the client says nothing. */
 static void a_tiny_temperature_is_raised(void **state)
 {
@@ -253,6 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(unset_is_neutral),
         TEST(unset_is_the_checkpoints_default),
+        TEST(every_field_is_taken),
         TEST(a_tiny_temperature_is_raised),
         TEST(zero_is_a_value),
         TEST(a_repeated_bias_counts_once),
