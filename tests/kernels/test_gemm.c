@@ -190,7 +190,9 @@ static void fused_gemm_agrees_with_float64(void **state)
     int ran = 0;
 
     (void)state;
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes && h.backend->gemm_fuses != NULL; s++) {
+    if (h.backend->gemm_fuses == NULL)
+        skip();
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         struct product p = random_product(17, shapes[s].columns, shapes[s].depth, s % 2 == 0);
         p.ld_x = p.depth + 8 * (int)(s % 2);
         p.x = random_activations((size_t)p.rows * (size_t)p.ld_x, 2.0);
@@ -251,7 +253,7 @@ static void choices_are_kept_between_devices(void **state)
 
     (void)state;
     if (h.backend->gemm_prepare == NULL)
-        return;
+        skip();
     assert_non_null(mkdtemp(folder));
     snprintf(file, sizeof(file), "%s/products", folder);
     struct product p = random_product(200, 2176, 2048, true);
@@ -299,7 +301,7 @@ static void every_form_agrees_with_float64(void **state)
     if (h.backend->gemm_prepare == NULL) {
         free(picks);
         free(all);
-        return;
+        skip();
     }
     assert_non_null(mkdtemp(folder));
     snprintf(file, sizeof(file), "%s/products", folder);

@@ -322,7 +322,7 @@ static void mixer_has_the_same_bits_cut_and_in_company(void **state)
 
     (void)state;
     if (!h.exact)
-        return;
+        skip();
     for (int i = 0; i < 6; i++) {
         const struct sequence both[] = {{7, 1}, {(int)done, cuts[i]}};
         const int32_t both_slots[] = {0, 1};
