@@ -203,6 +203,8 @@ static enum status compare(const struct bench *bench, const struct load *load,
                share);
     }
     for (int i = 0; i < runs; i++) {
+        if (engine[i].failed + grpc[i].failed > 0)
+            status = STATUS_INTERNAL; /* print_result has said why */
         load_result_free(&engine[i]);
         load_result_free(&grpc[i]);
     }

@@ -49,7 +49,7 @@ static void fill_random(struct bench *b, unsigned char *to, size_t bytes)
     free(host);
 }
 
-/* Microseconds of one call, median of replays. */
+/* Microseconds of one call, in the best of the replays. */
 static double time_of(struct bench *b, enum status (*call)(struct bench *, const void *),
                       const void *op)
 {

@@ -60,24 +60,42 @@ int64_t load_arrival(const struct load *load, int i, int64_t previous)
     return previous + (int64_t)(-log(u) / load->rate * (double)CLOCK_SECOND);
 }
 
-static enum status send_request(const struct load *load, int number, struct engine *engine,
-                                const struct tokenizer *tokenizer, struct bell *bell,
-                                struct live *live, struct error *error)
-{
-    const char *text = load->prompt[number % load->prompts];
-    struct arena *arena = arena_create(1 << 20);
-    if (arena == NULL)
-        return error_set(error, STATUS_NO_MEMORY, "out of memory");
+/* A prompt as the engine takes it: turned into tokens before the clock starts, which is not the
+ * engine's work. */
+struct prompt {
     int32_t *ids;
     size_t count;
-    enum status status =
-        tokenizer_encode(tokenizer, text, strlen(text), false, arena, &ids, &count, error);
-    if (status != STATUS_OK)
-        goto destroy_arena;
+};
+
+static enum status prompts_encode(const struct load *load, const struct tokenizer *tokenizer,
+                                  struct arena *arena, struct prompt **out, struct error *error)
+{
+    struct prompt *prompts = arena_allocate(arena, (size_t)load->prompts, sizeof *prompts);
+    if (prompts == NULL)
+        return error_set(error, STATUS_NO_MEMORY, "out of memory");
+    enum status status = STATUS_OK;
+    for (int i = 0; i < load->prompts && status == STATUS_OK; i++)
+        status = tokenizer_encode(tokenizer, load->prompt[i], strlen(load->prompt[i]), false, arena,
+                                  &prompts[i].ids, &prompts[i].count, error);
+    *out = prompts;
+    return status;
+}
+
+static enum status send_request(const struct load *load, int number, struct engine *engine,
+                                const struct prompt *prompt, struct bell *bell, struct live *live,
+                                struct error *error)
+{
+    struct arena *arena = arena_create(1 << 20); /* the request's, which may outlive this run */
+    int32_t *ids = arena != NULL ? arena_allocate(arena, prompt->count, sizeof *ids) : NULL;
+    if (ids == NULL) {
+        arena_destroy(arena);
+        return error_set(error, STATUS_NO_MEMORY, "out of memory");
+    }
+    memcpy(ids, prompt->ids, prompt->count * sizeof *ids);
     struct request_spec spec = {
         .kind = REQUEST_GENERATE,
         .prompt = ids,
-        .prompt_tokens = (int)count,
+        .prompt_tokens = (int)prompt->count,
         .sampling = {.temperature = 1, .top_p = 1, .repetition = 1, .seed = (uint64_t)number},
         .max_new_tokens = load->max_new_tokens,
         .choices = 1,
@@ -89,18 +107,15 @@ static enum status send_request(const struct load *load, int number, struct engi
     snprintf(spec.id, sizeof spec.id, "bench-%d", number);
     struct request *request = request_create(&spec, arena, ring, bell);
     if (request == NULL) {
-        status = error_set(error, STATUS_NO_MEMORY, "out of memory");
-        goto destroy_arena;
+        arena_destroy(arena);
+        return error_set(error, STATUS_NO_MEMORY, "out of memory");
     }
     *live = (struct live){.request = request, .sent = clock_now()};
-    status = engine_submit(engine, request, error);
+    enum status status = engine_submit(engine, request, error);
     if (status != STATUS_OK) {
         request_release(request);
         live->request = NULL;
     }
-    return status;
-destroy_arena:
-    arena_destroy(arena);
     return status;
 }
 
@@ -140,11 +155,13 @@ enum status load_engine(const struct load *load, struct engine *engine,
     *result = (struct load_result){0};
     int room = load->rate > 0 ? load->requests : load->streams;
     struct live *live = calloc((size_t)room, sizeof *live);
-    if (live == NULL)
-        return STATUS_NO_MEMORY;
+    struct arena *arena = arena_create((size_t)256 << 20);
+    struct prompt *prompts = NULL;
     struct bell bell = {.mutex = PTHREAD_MUTEX_INITIALIZER, .rung = PTHREAD_COND_INITIALIZER};
     struct error error = {0};
-    enum status status = STATUS_OK;
+    enum status status = live != NULL && arena != NULL ? STATUS_OK : STATUS_NO_MEMORY;
+    if (status == STATUS_OK)
+        status = prompts_encode(load, tokenizer, arena, &prompts, &error);
     int sent = 0, done = 0;
     int64_t start = clock_now(), next = start;
     if (load->rate > 0)
@@ -155,7 +172,9 @@ enum status load_engine(const struct load *load, struct engine *engine,
                 done++;
             if (live[i].request == NULL && sent < load->requests && clock_now() >= next &&
                 status == STATUS_OK) {
-                status = send_request(load, sent++, engine, tokenizer, &bell, &live[i], &error);
+                status = send_request(load, sent, engine, &prompts[sent % load->prompts], &bell,
+                                      &live[i], &error);
+                sent++;
                 if (load->rate > 0)
                     next = load_arrival(load, sent, next);
             }
@@ -163,12 +182,13 @@ enum status load_engine(const struct load *load, struct engine *engine,
         sleep_until_rung(&bell, sent < load->requests && load->rate > 0 ? next : CLOCK_NEVER);
     }
     result->seconds = clock_seconds(clock_now() - start);
-    for (int i = 0; i < room; i++)
+    for (int i = 0; i < room && live != NULL; i++)
         if (live[i].request != NULL) {
             engine_cancel(engine, live[i].request);
             request_release(live[i].request);
         }
     free(live);
+    arena_destroy(arena);
     if (status != STATUS_OK)
         snprintf(result->failure, sizeof result->failure, "%s", error.text);
     return status;
