@@ -13,7 +13,7 @@ from conftest import DEMO
 
 # Builds with sanitizers are 10 to 50 times slower: fewer and shorter requests there.
 LIGHT = "JETD_TEST_LIGHT" in os.environ
-COUNT = 16 if LIGHT else 64
+COUNT = 14 if LIGHT else 64
 PROMPTS = [1, 2, 3, 7, 20, 63, 64, 65] + ([] if LIGHT else [150, 300])
 OUTPUTS = [1, 2, 5, 10] if LIGHT else [1, 2, 5, 16, 40]
 
