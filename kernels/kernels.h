@@ -11,7 +11,7 @@
  * - Operations are enqueued in order; of the memory's entries `download`, `synchronize`, `wait`,
  *   `release` and an `upload` behind others wait. They allocate nothing, but for a product of a
  *   shape that gemm_prepare was not shown, which may be timed when it first comes. A status other
- * than STATUS_OK means the device is lost (reach: process).
+ *   than STATUS_OK means the device is lost.
  * - The result of a token (row) never depends on which other tokens share the call: on the cpu
  *   bit for bit.
  * Formulas: Jet-Nemotron, arXiv 2508.15884; gated delta rule, arXiv 2412.06464. */
