@@ -162,6 +162,14 @@ static void scene_check(const struct scene *c, const struct result *got)
     assert_close("log-sum-exp", got->lse, lse, rows, 1e-6, 1e-3);
 }
 
+static void scene_test(struct scene *c, bool with_new)
+{
+    scene_make(c);
+    struct kv_cache cache = make_cache(c, with_new);
+    struct result got = scene_run(c, &cache);
+    scene_check(c, &got);
+}
+
 static const struct sequence ragged_sequences[] = {{0, 1},  {1, 1},  {63, 1}, {64, 1}, {130, 1},
                                                    {0, 33}, {17, 2}, {5, 70}, {0, 130}};
 enum { RAGGED = sizeof(ragged_sequences) / sizeof(ragged_sequences[0]) };
@@ -181,10 +189,7 @@ static void paged_attention_agrees_with_float64(void **state)
                           .slots = RAGGED + 3,
                           .sequences = RAGGED,
                           .sequence = ragged_sequences};
-        scene_make(&c);
-        struct kv_cache cache = make_cache(&c, true);
-        struct result got = scene_run(&c, &cache);
-        scene_check(&c, &got);
+        scene_test(&c, true);
         harness_sweep(NULL);
     }
 }
@@ -204,10 +209,7 @@ static void ring_attention_agrees_with_float64(void **state)
                           .slots = RAGGED + 2,
                           .sequences = RAGGED,
                           .sequence = ragged_sequences};
-        scene_make(&c);
-        struct kv_cache cache = make_cache(&c, false);
-        struct result got = scene_run(&c, &cache);
-        scene_check(&c, &got);
+        scene_test(&c, false);
         harness_sweep(NULL);
     }
 }
@@ -228,10 +230,7 @@ static void a_rank_may_begin_inside_a_group(void **state)
                       .sequence = sequence};
 
     (void)state;
-    scene_make(&c);
-    struct kv_cache cache = make_cache(&c, true);
-    struct result got = scene_run(&c, &cache);
-    scene_check(&c, &got);
+    scene_test(&c, true);
 }
 
 /* kv_store gives what kernels.h lays out, and touches nothing else. */
@@ -489,10 +488,7 @@ static void tiled_attention_agrees_with_float64(void **state)
     (void)state;
     for (int form = 0; form < TILED_FORMS; form++) {
         struct scene c = tiled_scene(form);
-        scene_make(&c);
-        struct kv_cache cache = make_cache(&c, c.ring == 0);
-        struct result got = scene_run(&c, &cache);
-        scene_check(&c, &got);
+        scene_test(&c, c.ring == 0);
         harness_sweep(NULL);
     }
 }
@@ -512,10 +508,7 @@ static void long_contexts_agree_with_float64(void **state)
                       .sequence = sequence};
 
     (void)state;
-    scene_make(&c);
-    struct kv_cache cache = make_cache(&c, true);
-    struct result got = scene_run(&c, &cache);
-    scene_check(&c, &got);
+    scene_test(&c, true);
 }
 
 /* Scores that grow by far more than a float's exponent holds, from the newest key to older ones and
@@ -526,10 +519,7 @@ static void large_scores_agree_with_float64(void **state)
     for (int form = 0; form < TILED_FORMS - 1; form++) {
         struct scene c = tiled_scene(form);
         c.sharpness = form % 2 == 0 ? 150.0 : 30.0;
-        scene_make(&c);
-        struct kv_cache cache = make_cache(&c, c.ring == 0);
-        struct result got = scene_run(&c, &cache);
-        scene_check(&c, &got);
+        scene_test(&c, c.ring == 0);
         harness_sweep(NULL);
     }
 }
