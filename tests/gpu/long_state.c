@@ -146,5 +146,5 @@ int main(void)
         fprintf(stderr, "long_state: no GPU: skipped\n");
         return SKIPPED;
     }
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

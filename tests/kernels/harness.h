@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -32,6 +33,12 @@ extern struct harness h;
 int harness_open(void **state);
 int harness_close(void **state);
 int harness_sweep(void **state); /* test teardown: frees what the test made */
+
+/* Runs a group between them: those whose names match the pattern JETD_TEST_ONLY (with * and ?), or
+ * all. */
+#define harness_run(tests)                                                                         \
+    (cmocka_set_test_filter(getenv("JETD_TEST_ONLY")),                                             \
+     cmocka_run_group_tests(tests, harness_open, harness_close))
 
 /* Random: `spread` is the standard deviation. */
 double random_unit(void);          /* [0, 1) */

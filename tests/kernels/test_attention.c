@@ -563,5 +563,5 @@ int main(void)
         TEST(large_scores_agree_with_float64),     TEST(tiled_attention_has_the_same_bits),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

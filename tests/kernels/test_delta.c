@@ -379,5 +379,5 @@ int main(void)
         TEST(every_instruction_set_gives_the_same),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

@@ -347,5 +347,5 @@ int main(void)
         TEST(gates_over_a_wide_range),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

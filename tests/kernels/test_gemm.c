@@ -521,5 +521,5 @@ int main(void)
         TEST(gemm_is_right_for_every_instruction_set),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

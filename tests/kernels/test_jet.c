@@ -346,5 +346,5 @@ int main(void)
         TEST(mixer_has_the_same_bits_cut_and_in_company),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

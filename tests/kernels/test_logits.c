@@ -300,5 +300,5 @@ int main(void)
         TEST(keys_keep_the_order_of_floats),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

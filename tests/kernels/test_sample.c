@@ -349,5 +349,5 @@ int main(void)
         TEST(draws_follow_the_distribution),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }

@@ -190,5 +190,5 @@ int main(void)
         TEST(threads_do_not_change_the_bits),
     };
 
-    return cmocka_run_group_tests(tests, harness_open, harness_close);
+    return harness_run(tests);
 }
