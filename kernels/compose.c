@@ -5,18 +5,24 @@
 
 extern const struct backend backend_cpu;
 
+struct gemm_op compose_gate_up_product(const struct gate_up_op *op)
+{
+    return (struct gemm_op){.rows = op->rows,
+                            .columns = 2 * op->columns,
+                            .depth = op->depth,
+                            .ld_x = op->ld_x,
+                            .ld_out = 2 * op->columns,
+                            .x = op->x,
+                            .weight = op->weight,
+                            .out = op->scratch};
+}
+
 enum status compose_gate_up(const struct backend *backend, struct device *device,
                             const struct gate_up_op *op)
 {
     size_t up = (size_t)op->columns * dtype_size(backend->activation);
-    enum status status = backend->gemm(device, &(struct gemm_op){.rows = op->rows,
-                                                                 .columns = 2 * op->columns,
-                                                                 .depth = op->depth,
-                                                                 .ld_x = op->ld_x,
-                                                                 .ld_out = 2 * op->columns,
-                                                                 .x = op->x,
-                                                                 .weight = op->weight,
-                                                                 .out = op->scratch});
+    const struct gemm_op product = compose_gate_up_product(op);
+    enum status status = backend->gemm(device, &product);
 
     if (status != STATUS_OK)
         return status;

@@ -289,6 +289,20 @@ struct jet_mixer_op {
     void *scratch;                /* jet_mixer_scratch() bytes */
 };
 
+/* An operation as steps will call it, shown to gemm_prepare: with what is there and of the most
+ * rows (of a mixer: batch->tokens, and no more decodes than device_options.max_sequences). */
+enum prepare_kind { PREPARE_GEMM, PREPARE_GATE_UP, PREPARE_JET_MIXER };
+
+struct prepare_op {
+    enum prepare_kind kind;
+    int least; /* never with fewer rows */
+    union {
+        struct gemm_op gemm;
+        struct gate_up_op gate_up;
+        struct jet_mixer_op jet_mixer;
+    };
+};
+
 /* ---- logits and sampling ------------------------------------------------------------------ */
 
 enum { SAMPLE_TOP_MAX = 20 }; /* log-probabilities of the k best: k at most this */
@@ -508,10 +522,10 @@ struct backend {
     /* Whether gemm takes op's norm and add, and gate_up its norm. */
     bool (*gemm_fuses)(struct device *, const struct gemm_op *);
     bool (*gate_up_fuses)(struct device *, const struct gate_up_op *);
-    /* Before the first step: makes the choices that products of these shapes need, for every row
-     * count up to each op's rows, by running and timing them, so that no step has to. x, weight
-     * and out must be there; out is clobbered. *choices: how many were made. */
-    enum status (*gemm_prepare)(struct device *, const struct gemm_op *ops, int count,
+    /* Before the first step: makes the choices that the products of these operations need, for
+     * every row count that they may have, by running and timing them, so that no step has to. What
+     * the products write is clobbered, scratch too. *choices: how many were made. */
+    enum status (*gemm_prepare)(struct device *, const struct prepare_op *ops, int count,
                                 int *choices);
     /* Pinned host memory, for fetch. */
     enum status (*host_allocate)(struct device *, size_t bytes, void **memory);
@@ -545,6 +559,7 @@ const struct backend *backend_find(const char *name);
  * jet_mixer and jet_mixer_scratch. */
 enum status compose_gate_up(const struct backend *backend, struct device *device,
                             const struct gate_up_op *op);
+struct gemm_op compose_gate_up_product(const struct gate_up_op *op); /* its only one */
 enum status compose_jet_mixer(const struct backend *backend, struct device *device,
                               const struct jet_mixer_op *op);
 size_t compose_jet_mixer_scratch(const struct backend *backend, const struct jet_mixer_op *shape,

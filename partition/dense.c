@@ -42,6 +42,27 @@ enum status norm_run(struct stage *stage, const float *weight)
     return stage->backend->rms_norm(stage->device, &op);
 }
 
+struct gemm_op product_normed(const struct stage *stage, struct gemm_op op, const void *x,
+                              const float *norm)
+{
+    op.x = x;
+    op.norm = norm;
+    op.epsilon = stage->plan->model.rms_epsilon;
+    return op;
+}
+
+struct gemm_op product_added(const struct stage *stage, struct gemm_op op)
+{
+    op.out = stage->scratch.x;
+    op.add = true;
+    return op;
+}
+
+bool output_adds(const struct stage *stage)
+{
+    return stage->plan->mesh.tensor == 1;
+}
+
 bool product_fuses(const struct stage *stage, const struct gemm_op *op)
 {
     return stage->backend->gemm_fuses != NULL && stage->backend->gemm_fuses(stage->device, op);
@@ -50,12 +71,9 @@ bool product_fuses(const struct stage *stage, const struct gemm_op *op)
 enum status projection_run(struct stage *stage, const float *norm, const void *weight,
                            const float *bias, int columns)
 {
-    struct gemm_op op = projection_product(stage, weight, bias, columns), fused;
+    struct gemm_op op = projection_product(stage, weight, bias, columns);
     op.rows = stage->batch.tokens;
-    fused = op;
-    fused.x = stage->scratch.x;
-    fused.norm = norm;
-    fused.epsilon = stage->plan->model.rms_epsilon;
+    const struct gemm_op fused = product_normed(stage, op, stage->scratch.x, norm);
     if (stage->pending == NULL && product_fuses(stage, &fused))
         return stage->backend->gemm(stage->device, &fused);
     TRY(norm_run(stage, norm));
@@ -64,12 +82,10 @@ enum status projection_run(struct stage *stage, const float *norm, const void *w
 
 enum status output_run(struct stage *stage, const void *weight, int depth)
 {
-    struct gemm_op op = output_product(stage, weight, depth), fused;
+    struct gemm_op op = output_product(stage, weight, depth);
     op.rows = stage->batch.tokens;
-    fused = op;
-    fused.out = stage->scratch.x;
-    fused.add = true;
-    if (stage->plan->mesh.tensor == 1 && product_fuses(stage, &fused))
+    const struct gemm_op fused = product_added(stage, op);
+    if (output_adds(stage) && product_fuses(stage, &fused))
         return stage->backend->gemm(stage->device, &fused);
     TRY(stage->backend->gemm(stage->device, &op));
     stage->pending = stage->scratch.delta;

@@ -49,6 +49,11 @@ struct gemm_op head_product(const struct stage *stage)
                             .float_out = true};
 }
 
+struct gemm_op head_normed(const struct stage *stage, struct gemm_op op)
+{
+    return product_normed(stage, op, stage->scratch.head_rows, stage->weights.final_norm);
+}
+
 enum status logits_make(struct stage *stage, int first, int rows)
 {
     const struct backend *backend = stage->backend;
@@ -60,12 +65,9 @@ enum status logits_make(struct stage *stage, int first, int rows)
                                                            .index = s->row_index + first,
                                                            .x = s->x,
                                                            .out = s->head_rows}));
-    struct gemm_op op = head_product(stage), fused;
+    struct gemm_op op = head_product(stage);
     op.rows = rows;
-    fused = op;
-    fused.x = s->head_rows;
-    fused.norm = stage->weights.final_norm;
-    fused.epsilon = m->rms_epsilon;
+    const struct gemm_op fused = head_normed(stage, op);
     if (product_fuses(stage, &fused))
         op = fused;
     else

@@ -35,6 +35,8 @@ static inline const struct sample_row *tile_row(const struct tile *tile, int row
 
 /* The product that makes logits, without its rows. */
 struct gemm_op head_product(const struct stage *stage);
+/* The same with the norm of the gathered rows, as a back end may take it. */
+struct gemm_op head_normed(const struct stage *stage, struct gemm_op op);
 /* s->logits = head(final norm(x[row_index[first ..]])) for `rows` rows. */
 enum status logits_make(struct stage *stage, int first, int rows);
 /* Host bytes of every tensor rank, rank by rank; NULL: the fabric failed. */

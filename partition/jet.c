@@ -2,16 +2,13 @@
  * which a back end may fuse. */
 #include "partition/stage.h"
 
-enum status jet_run(struct stage *stage, int index)
+struct jet_mixer_op jet_mixer(const struct stage *stage, int index, const struct ragged *batch)
 {
-    const struct layer_weights *layer = &stage->weights.layer[index];
-    const struct jet_weights *w = &layer->jet;
+    const struct jet_weights *w = &stage->weights.layer[index].jet;
     const struct layer_state *state = &stage->state.layer[index];
-    struct stage_scratch *s = &stage->scratch;
-    TRY(projection_run(stage, layer->mixer_norm, w->projection, NULL,
-                       layout_jet_columns(stage->plan, stage->rank).total));
+    const struct stage_scratch *s = &stage->scratch;
     struct jet_mixer_op op = layout_jet_mixer(stage->plan, stage->rank);
-    op.batch = &stage->batch;
+    op.batch = batch;
     op.projected = s->projected;
     op.w2 = w->w2;
     op.w2_bias = w->w2_bias;
@@ -22,6 +19,16 @@ enum status jet_run(struct stage *stage, int index)
     op.state = state->recurrent;
     op.out = s->mixed;
     op.scratch = s->mixer;
+    return op;
+}
+
+enum status jet_run(struct stage *stage, int index)
+{
+    const struct layer_weights *layer = &stage->weights.layer[index];
+    const struct jet_weights *w = &layer->jet;
+    TRY(projection_run(stage, layer->mixer_norm, w->projection, NULL,
+                       layout_jet_columns(stage->plan, stage->rank).total));
+    const struct jet_mixer_op op = jet_mixer(stage, index, &stage->batch);
     TRY(stage->backend->jet_mixer(stage->device, &op));
     return output_run(stage, w->output, op.heads * op.d_v);
 }

@@ -187,7 +187,8 @@ static uint64_t mixer_bytes(const struct plan *plan, const struct rank_plan *ran
                                               : compose_jet_mixer_scratch(backend, &op, tokens);
 }
 
-int layout_projected(const struct plan *plan, const struct rank_plan *rank)
+/* Columns of scratch.projected: the widest projection. */
+static int projected_columns(const struct plan *plan, const struct rank_plan *rank)
 {
     uint64_t widest = 2 * (uint64_t)span_size(rank->columns);
     if (rank->jet_layers > 0)
@@ -203,7 +204,7 @@ static void place_activations(const struct plan *plan, const struct rank_plan *r
     const struct model_config *m = &plan->model;
     uint64_t act = dtype_size(plan->activation);
     uint64_t tokens = (uint64_t)plan->limits.max_num_batched_tokens;
-    uint64_t projected = (uint64_t)layout_projected(plan, rank);
+    uint64_t projected = (uint64_t)projected_columns(plan, rank);
     uint64_t mixed = (uint64_t)span_size(rank->columns);
     if (rank->jet_layers > 0)
         mixed = wider(mixed, span_size(rank->jet_heads) * m->jet_d_v);

@@ -134,8 +134,6 @@ uint64_t layout_meta(int sequences, int tokens);
 struct jet_columns layout_jet_columns(const struct plan *plan, const struct rank_plan *rank);
 struct attention_columns layout_attention_columns(const struct plan *plan,
                                                   const struct rank_plan *rank);
-/* Columns of scratch.projected: the widest projection. */
-int layout_projected(const struct plan *plan, const struct rank_plan *rank);
 /* Rows whose logits are held at once: HEAD_TILE, or more where sampling stays on the device. */
 int layout_sample_tile(const struct plan *plan);
 /* Positions a ring keeps. */

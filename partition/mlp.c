@@ -7,22 +7,26 @@ static bool gate_up_fuses(const struct stage *stage, const struct gate_up_op *op
            stage->backend->gate_up_fuses(stage->device, op);
 }
 
+struct gate_up_op mlp_gate_up(const struct stage *stage, int index)
+{
+    const struct stage_scratch *s = &stage->scratch;
+    int hidden = stage->plan->model.hidden;
+    return (struct gate_up_op){.columns = span_size(stage->rank->columns),
+                               .depth = hidden,
+                               .ld_x = hidden,
+                               .x = s->normed,
+                               .weight = stage->weights.layer[index].gate_up,
+                               .scratch = s->projected,
+                               .out = s->mixed};
+}
+
 enum status mlp_run(struct stage *stage, int index)
 {
     const struct layer_weights *w = &stage->weights.layer[index];
-    struct stage_scratch *s = &stage->scratch;
-    int columns = span_size(stage->rank->columns);
-    int hidden = stage->plan->model.hidden;
-    struct gate_up_op op = {.rows = stage->batch.tokens,
-                            .columns = columns,
-                            .depth = hidden,
-                            .ld_x = hidden,
-                            .x = s->normed,
-                            .weight = w->gate_up,
-                            .scratch = s->projected,
-                            .out = s->mixed};
-    struct gate_up_op fused = op;
-    fused.x = s->x;
+    struct gate_up_op op = mlp_gate_up(stage, index), fused;
+    op.rows = stage->batch.tokens;
+    fused = op;
+    fused.x = stage->scratch.x;
     fused.norm = w->mlp_norm;
     fused.epsilon = stage->plan->model.rms_epsilon;
     if (stage->pending == NULL && gate_up_fuses(stage, &fused))
@@ -30,5 +34,5 @@ enum status mlp_run(struct stage *stage, int index)
     else
         TRY(norm_run(stage, w->mlp_norm));
     TRY(stage->backend->gate_up(stage->device, &op));
-    return output_run(stage, w->down, columns);
+    return output_run(stage, w->down, op.columns);
 }

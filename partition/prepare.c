@@ -1,80 +1,104 @@
-/* Before the first step: the back end is shown every product that a step may ask for, in the memory
- * that steps use; then decode steps that are likely to come are recorded. */
+/* Before the first step: the back end is shown every operation with products that a step may ask
+ * for, in the memory that steps use; then decode steps that are likely to come are recorded. */
+#include <limits.h>
 #include <stdlib.h>
 
 #include "partition/head.h"
 
-struct products {
-    struct gemm_op *op;
+struct shown {
+    struct prepare_op *op;
     int count;
+    int tokens;          /* the most of a step */
+    struct ragged batch; /* of so many */
+    int added; /* with no more rows, the output ahead adds to the stream itself: nothing pends */
 };
 
-enum { PRODUCTS_OF_LAYER = 5 };
+enum { SHOWN_OF_LAYER = 5 };
 
-static void add(struct products *products, struct gemm_op op, int rows)
+static void show(struct shown *shown, struct prepare_op op, int least)
 {
-    op.rows = rows;
-    products->op[products->count++] = op;
+    op.least = least;
+    shown->op[shown->count++] = op;
 }
 
-/* The generator's second product, which the mixer makes in scratch of its own: here in that of the
- * projections, with as many rows as it holds. */
-static void add_generator(const struct stage *stage, int layer, int tokens,
-                          struct products *products)
+/* The most rows, up to `most`, with which the back end takes the product's norm or addition. */
+static int rows_fused(const struct stage *stage, struct gemm_op op, int most)
 {
-    struct jet_mixer_op mixer = layout_jet_mixer(stage->plan, stage->rank);
-    int columns = mixer.heads * mixer.d_v * mixer.taps, hidden = stage->plan->model.hidden;
-    int64_t widest = layout_projected(stage->plan, stage->rank);
-    struct gemm_op op =
-        projection_product(stage, stage->weights.layer[layer].jet.w2, NULL, columns);
-    op.depth = op.ld_x = mixer.generator;
-    if (op.depth == 0 || columns == 0)
-        return;
-    int64_t rows_in = (int64_t)tokens * hidden / op.depth, rows_out = tokens * widest / columns;
-    int64_t rows = rows_in < rows_out ? rows_in : rows_out;
-    add(products, op, rows < tokens ? (int)rows : tokens);
+    for (op.rows = 1; op.rows <= most && product_fuses(stage, &op);)
+        op.rows++;
+    return op.rows - 1;
 }
 
-static void add_layer(const struct stage *stage, int layer, int tokens, struct products *products)
+static void show_projection(const struct stage *stage, const void *weight, const float *bias,
+                            int columns, const float *norm, struct shown *shown)
+{
+    struct gemm_op op = projection_product(stage, weight, bias, columns);
+    int fused = rows_fused(stage, product_normed(stage, op, stage->scratch.x, norm), shown->tokens);
+    op.rows = shown->tokens;
+    show(shown, (struct prepare_op){.kind = PREPARE_GEMM, .gemm = op},
+         (fused < shown->added ? fused : shown->added) + 1);
+}
+
+static void show_output(const struct stage *stage, const void *weight, int depth,
+                        struct shown *shown)
+{
+    struct gemm_op op = output_product(stage, weight, depth);
+    shown->added =
+        output_adds(stage) ? rows_fused(stage, product_added(stage, op), shown->tokens) : 0;
+    op.rows = shown->tokens;
+    show(shown, (struct prepare_op){.kind = PREPARE_GEMM, .gemm = op}, shown->added + 1);
+}
+
+static void show_head(const struct stage *stage, struct shown *shown)
+{
+    struct gemm_op op = head_product(stage);
+    int most = layout_sample_tile(stage->plan);
+    int fused = rows_fused(stage, head_normed(stage, op), most);
+    op.rows = most;
+    show(shown, (struct prepare_op){.kind = PREPARE_GEMM, .gemm = op}, fused + 1);
+}
+
+static void show_layer(const struct stage *stage, int layer, struct shown *shown)
 {
     const struct layer_weights *w = &stage->weights.layer[layer];
     const struct rank_plan *rank = stage->rank;
-    int columns = span_size(rank->columns);
     if (layout_layer(stage->plan, rank, layer) == LAYER_JET) {
-        int total = layout_jet_columns(stage->plan, rank).total;
-        int values = span_size(rank->jet_heads) * stage->plan->model.jet_d_v;
-        add(products, projection_product(stage, w->jet.projection, NULL, total), tokens);
-        add_generator(stage, layer, tokens, products);
-        add(products, output_product(stage, w->jet.output, values), tokens);
+        struct jet_mixer_op mixer = jet_mixer(stage, layer, &shown->batch);
+        show_projection(stage, w->jet.projection, NULL, layout_jet_columns(stage->plan, rank).total,
+                        w->mixer_norm, shown);
+        show(shown, (struct prepare_op){.kind = PREPARE_JET_MIXER, .jet_mixer = mixer}, 1);
+        show_output(stage, w->jet.output, mixer.heads * mixer.d_v, shown);
     } else {
         struct attention_columns at = layout_attention_columns(stage->plan, rank);
         const struct attention_weights *attention = &w->attention;
-        add(products, projection_product(stage, attention->projection, attention->bias, at.total),
-            tokens);
-        add(products, output_product(stage, attention->output, at.k - at.q), tokens);
+        show_projection(stage, attention->projection, attention->bias, at.total, w->mixer_norm,
+                        shown);
+        show_output(stage, attention->output, at.k - at.q, shown);
     }
-    add(products, projection_product(stage, w->gate_up, NULL, 2 * columns), tokens);
-    add(products, output_product(stage, w->down, columns), tokens);
+    struct gate_up_op gate_up = mlp_gate_up(stage, layer);
+    gate_up.rows = shown->tokens;
+    show(shown, (struct prepare_op){.kind = PREPARE_GATE_UP, .gate_up = gate_up}, 1);
+    show_output(stage, w->down, gate_up.columns, shown);
 }
 
 enum status stage_prepare(struct stage *stage, int *choices, struct error *error)
 {
-    int layers = span_size(stage->rank->layers),
-        tokens = stage->plan->limits.max_num_batched_tokens;
-    struct products products = {.count = 0};
+    int layers = span_size(stage->rank->layers);
+    struct shown shown = {.tokens = stage->plan->limits.max_num_batched_tokens, .added = INT_MAX};
     *choices = 0;
     if (stage->backend->gemm_prepare == NULL)
         return STATUS_OK;
-    products.op = calloc((size_t)layers * PRODUCTS_OF_LAYER + 1, sizeof *products.op);
-    if (products.op == NULL)
+    shown.batch.tokens = shown.tokens;
+    shown.op = calloc((size_t)layers * SHOWN_OF_LAYER + 1, sizeof *shown.op);
+    if (shown.op == NULL)
         return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");
     for (int i = 0; i < layers; i++)
-        add_layer(stage, i, tokens, &products);
+        show_layer(stage, i, &shown);
     if (stage->rank->last)
-        add(&products, head_product(stage), layout_sample_tile(stage->plan));
+        show_head(stage, &shown);
     enum status status =
-        stage->backend->gemm_prepare(stage->device, products.op, products.count, choices);
-    free(products.op);
+        stage->backend->gemm_prepare(stage->device, shown.op, shown.count, choices);
+    free(shown.op);
     stage->settled = status == STATUS_OK && stage->plan->ranks == 1;
     if (status != STATUS_OK)
         error_set(error, status, "rank %d: choosing how products are computed: %s",

@@ -82,9 +82,11 @@ enum status weights_load(struct stage *stage, const struct stage_options *option
 enum status embed_run(struct stage *stage, const struct step *step);
 /* jet.c, attention.c: x += mixer(norm(x)), summed over tensor ranks; `index` within the stage. */
 enum status jet_run(struct stage *stage, int index);
+struct jet_mixer_op jet_mixer(const struct stage *stage, int index, const struct ragged *batch);
 enum status attention_run(struct stage *stage, int index);
 /* mlp.c: x += mlp(norm(x)), summed. */
 enum status mlp_run(struct stage *stage, int index);
+struct gate_up_op mlp_gate_up(const struct stage *stage, int index); /* without its rows */
 /* dense.c: the products that every layer is made of. projected = norm(x) W^T (+ bias), with
  * `columns` columns; then x += mixed W^T, `depth` deep, summed over the tensor ranks. Where the
  * back end does not fuse them, the norm is a pass of its own, and what x gains is pending until
@@ -94,6 +96,11 @@ enum status projection_run(struct stage *stage, const float *norm, const void *w
 struct gemm_op projection_product(const struct stage *stage, const void *weight, const float *bias,
                                   int columns); /* without its rows; so below */
 struct gemm_op output_product(const struct stage *stage, const void *weight, int depth);
+/* The same with the norm of x, or adding to the stream, as a back end may take them. */
+struct gemm_op product_normed(const struct stage *stage, struct gemm_op op, const void *x,
+                              const float *norm);
+struct gemm_op product_added(const struct stage *stage, struct gemm_op op);
+bool output_adds(const struct stage *stage); /* nothing is to be summed over ranks before */
 enum status output_run(struct stage *stage, const void *weight, int depth);
 /* Whether the back end takes the product's norm or addition. */
 bool product_fuses(const struct stage *stage, const struct gemm_op *op);

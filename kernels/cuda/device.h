@@ -103,7 +103,7 @@ ENTRY(sample);
 #undef ENTRY
 enum status cuda_delta_recurrent(struct device *device, const struct delta_op *op);
 enum status cuda_delta_chunked(struct device *device, const struct delta_op *op);
-enum status cuda_gemm_prepare(struct device *device, const struct gemm_op *ops, int count,
+enum status cuda_gemm_prepare(struct device *device, const struct prepare_op *ops, int count,
                               int *choices);
 bool cuda_gemm_fuses(struct device *device, const struct gemm_op *op);
 bool cuda_gate_up_fuses(struct device *device, const struct gate_up_op *op);

@@ -20,6 +20,9 @@ static inline struct gemm_op gate_up_product(const struct gate_up_op *op)
     return product;
 }
 
+/* gate_up.cu: no fused form takes op; it is composed, of the library's product among others. */
+bool gate_up_composes(const struct device *device, const struct gate_up_op *op);
+
 enum status gemm_own(struct device *device, const struct gemm_op *op);
 enum status gemm_bias(struct device *device, const struct gemm_op *op);
 

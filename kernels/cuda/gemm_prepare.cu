@@ -13,6 +13,7 @@ extern "C" {
 #include "daemon/base/clock.h"
 }
 #include "kernels/cuda/gemm_plan.h"
+#include "kernels/cuda/mixer.h"
 
 static const double PREPARE_SECONDS = 12.0;
 
@@ -79,15 +80,47 @@ static bool pick_keep(struct gemm_context *gemm, const struct plan *plan)
 
 /* ---- the entry ----------------------------------------------------------------------------- */
 
+/* The product of the most rows. */
+static struct gemm_op product_of(const struct device *device, const struct prepare_op *op)
+{
+    struct gemm_op product;
+    switch (op->kind) {
+    case PREPARE_GATE_UP:
+        return compose_gate_up_product(&op->gate_up);
+    case PREPARE_JET_MIXER:
+        product = mixer_generator_product(&op->jet_mixer);
+        product.rows = mixer_generator_rows(device, &op->jet_mixer);
+        return product;
+    default:
+        return op->gemm;
+    }
+}
+
+/* Whether the operation has its product with so many rows. */
+static bool product_asked(const struct device *device, const struct prepare_op *op, int rows)
+{
+    struct gate_up_op gate_up = op->gate_up;
+    if (op->kind != PREPARE_GATE_UP)
+        return true;
+    gate_up.rows = rows;
+    return gate_up_composes(device, &gate_up);
+}
+
 /* One product with the largest row count of every class, or the largest there is. */
-static void product_prepare(struct device *device, const struct gemm_op *op, int64_t deadline,
+static void product_prepare(struct device *device, const struct prepare_op *op, int64_t deadline,
                             int *choices, bool *changed)
 {
-    struct gemm_op part = *op;
-    for (int rows = 1; rows <= op->rows && library_fits(device, op); rows = part.rows + 1) {
+    const struct gemm_op all = product_of(device, op);
+    struct gemm_op part = all;
+    if (all.columns == 0 || all.depth == 0 || !library_fits(device, &all))
+        return;
+    for (int rows = op->least; rows <= all.rows; rows = part.rows + 1) {
         bool made;
         int most = row_class_of(rows);
-        part.rows = rows <= most && most < op->rows ? most : op->rows;
+        part.rows = rows <= most && most < all.rows ? most : all.rows;
+        /* A fused form takes all of a class or none of it, but perhaps of the last. */
+        if (!product_asked(device, op, rows) && !product_asked(device, op, part.rows))
+            continue;
         device->gemm->hurried = clock_now() > deadline;
         const struct plan *plan = plan_for(device, &part, &made);
         *choices += made;
@@ -96,7 +129,7 @@ static void product_prepare(struct device *device, const struct gemm_op *op, int
     device->gemm->hurried = false;
 }
 
-enum status cuda_gemm_prepare(struct device *device, const struct gemm_op *ops, int count,
+enum status cuda_gemm_prepare(struct device *device, const struct prepare_op *ops, int count,
                               int *choices)
 {
     const int64_t deadline = clock_now() + (int64_t)(PREPARE_SECONDS * (double)CLOCK_SECOND);

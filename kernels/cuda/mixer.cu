@@ -47,33 +47,39 @@ size_t cuda_jet_mixer_scratch(const struct jet_mixer_op *shape, int max_tokens)
     return layout_of(shape, max_tokens).bytes;
 }
 
-/* The first `kernels` tokens' kernels, without the bias, which their readers add in fp32. */
-static enum status mix_generator(struct device *device, const struct jet_mixer_op *op,
-                                 const struct layout *at, int kernels)
+struct gemm_op mixer_generator_product(const struct jet_mixer_op *op)
 {
+    const struct layout at = layout_of(op, op->batch->tokens);
     char *scratch = (char *)op->scratch;
     struct gemm_op gemm = {};
     gemm.rows = op->batch->tokens;
     gemm.columns = gemm.ld_out = op->heads * op->d_v * op->taps;
-    gemm.depth = op->generator;
-    gemm.ld_x = op->ld_projected;
-    gemm.x = (const __nv_bfloat16 *)op->projected + op->w1_at;
+    gemm.depth = gemm.ld_x = op->generator;
+    gemm.x = scratch + at.generated;
     gemm.weight = op->w2;
-    gemm.out = scratch + at->kernels;
-    if (!device->options.batch_invariant && kernels == gemm.rows && gemv_silu_fits(&gemm))
-        return gemv_silu(device, &gemm);
+    gemm.out = scratch + at.kernels;
+    return gemm;
+}
+
+/* The first `kernels` tokens' kernels, without the bias, which their readers add in fp32. */
+static enum status mix_generator(struct device *device, const struct jet_mixer_op *op,
+                                 const struct layout *at, int kernels)
+{
+    struct gemm_op gemm = mixer_generator_product(op), whole = gemm;
+    whole.x = (const __nv_bfloat16 *)op->projected + op->w1_at;
+    whole.ld_x = op->ld_projected;
+    if (!device->options.batch_invariant && kernels == whole.rows && gemv_silu_fits(&whole))
+        return gemv_silu(device, &whole);
     struct silu_op silu = {};
-    silu.rows = gemm.rows;
+    silu.rows = whole.rows;
     silu.columns = silu.ld_out = op->generator;
-    silu.ld_x = op->ld_projected;
-    silu.x = gemm.x;
-    silu.out = scratch + at->generated;
+    silu.ld_x = whole.ld_x;
+    silu.x = whole.x;
+    silu.out = (char *)op->scratch + at->generated;
     enum status status = cuda_silu(device, &silu);
     if (status != STATUS_OK)
         return status;
     gemm.rows = kernels;
-    gemm.x = silu.out;
-    gemm.ld_x = op->generator;
     return cuda_gemm(device, &gemm);
 }
 
@@ -184,11 +190,21 @@ static enum status mix_gated_norm(struct device *device, const struct jet_mixer_
 /* Measured to be faster from 17 tokens on: few cost it no more than a reading of W2. Fused, the
  * kernels are not rounded, as a decode's are: a batch-invariant device has one rounding for both.
  */
+enum { CONVOLUTION_FUSED_TOKENS = 17 };
+
 static bool convolution_fuses(const struct device *device, const struct jet_mixer_op *op,
                               int tokens)
 {
-    enum { ENOUGH = 17 };
-    return tokens >= ENOUGH && !device->options.batch_invariant && convolution_tile_fits(op);
+    return tokens >= CONVOLUTION_FUSED_TOKENS && !device->options.batch_invariant &&
+           convolution_tile_fits(op);
+}
+
+/* What decodes, and the most others that are too few to be fused. */
+int mixer_generator_rows(const struct device *device, const struct jet_mixer_op *op)
+{
+    const int tokens = op->batch->tokens;
+    const int most = device->options.max_sequences + CONVOLUTION_FUSED_TOKENS - 1;
+    return convolution_fuses(device, op, tokens) && most < tokens ? most : tokens;
 }
 
 enum status cuda_jet_mixer(struct device *device, const struct jet_mixer_op *op)

@@ -4,6 +4,11 @@
 
 #include "kernels/cuda/device.h"
 
+/* The generator's product of all the batch's tokens, x its input after silu; both in scratch. */
+struct gemm_op mixer_generator_product(const struct jet_mixer_op *op);
+/* The most rows that it has in any step of up to so many tokens. */
+int mixer_generator_rows(const struct device *device, const struct jet_mixer_op *op);
+
 /* d_k 96 or 128, d_v in slabs of 64, four taps. */
 bool mixer_step_fits(const struct jet_mixer_op *op);
 /* The batch's leading sequences of one token; kernels: [decodes, heads * d_v, taps] generated. */

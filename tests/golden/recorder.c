@@ -119,7 +119,7 @@ static void recording_free(struct device *device, struct recording *recording)
     recording->taken = false;
 }
 
-static enum status gemm_prepare(struct device *device, const struct gemm_op *ops, int count,
+static enum status gemm_prepare(struct device *device, const struct prepare_op *ops, int count,
                                 int *choices)
 {
     (void)device, (void)ops, (void)count;

@@ -12,6 +12,7 @@
 #include "partition/stage.h"
 #include "tests/golden/recorder.h"
 #include "tests/golden/scenario.h"
+#include "tests/golden/watcher.h"
 
 static const char *const folders[] = {JETD_TEST_DATA "/fixtures/tiny-f32",
                                       JETD_TEST_DATA "/fixtures/tiny-bf16-sharded"};
@@ -123,69 +124,35 @@ static void one_bad_row_harms_no_other(void **state)
     rig_backend = NULL;
 }
 
-static struct backend watched;
-enum { PREPARED_MAX = 64 };
-static struct gemm_op prepared[PREPARED_MAX];
-static int prepared_count, unprepared;
-static bool mixing; /* the generator's bias: here part of the product, on cuda its reader's */
-
-static bool same_product(const struct gemm_op *a, const struct gemm_op *b)
+/* `plain`, `partly`: products shown with any rows, and without the few that are always fused. */
+static void check_watched(int folder, struct mesh mesh, int rows, int plain, int partly)
 {
-    return a->columns == b->columns && a->depth == b->depth && a->ld_x == b->ld_x &&
-           a->ld_out == b->ld_out && a->weight == b->weight && (mixing || a->bias == b->bias) &&
-           a->float_out == b->float_out;
+    rig_backend = watcher_open(rows);
+    struct fixture *fixture = fixture_open(folders[folder]);
+    assert_int_equal(rig_threads(fixture, mesh, scenario_golden, NULL), 0);
+    assert_int_equal(watcher.plain, plain);
+    assert_int_equal(watcher.partly, partly);
+    assert_true(watcher.coarse > 0);
+    assert_true((watcher.fused > 0) == (rows > 0));
+    assert_int_equal(watcher.unshown, 0);
+    fixture_close(fixture);
+    rig_backend = NULL;
 }
 
-/* Products run with all their rows, in the memory that they name: the fixture must still hold. */
-static enum status watched_prepare(struct device *device, const struct gemm_op *ops, int count,
-                                   int *choices)
+/* A layer has three products that are shown as such, and the last rank the head's. Over tensor
+ * ranks outputs are summed before they are added, and nothing after them can be normed but the
+ * head's gathered rows; a stage begins with a whole stream. */
+static void steps_ask_for_shown_products_alone(void **state)
 {
-    enum status status = STATUS_OK;
-    assert_true(count <= PREPARED_MAX);
-    prepared_count = *choices = count;
-    for (int i = 0; i < count && status == STATUS_OK; i++) {
-        prepared[i] = ops[i];
-        status = backend_find("cpu")->gemm(device, &ops[i]);
-    }
-    return status;
-}
-
-static enum status watched_gemm(struct device *device, const struct gemm_op *op)
-{
-    bool known = false;
-    for (int i = 0; i < prepared_count; i++)
-        known |= same_product(&prepared[i], op) && op->rows <= prepared[i].rows;
-    unprepared += !known;
-    return backend_find("cpu")->gemm(device, op);
-}
-
-static enum status watched_mixer(struct device *device, const struct jet_mixer_op *op)
-{
-    mixing = true;
-    enum status status = compose_jet_mixer(&watched, device, op);
-    mixing = false;
-    return status;
-}
-
-static void steps_ask_for_prepared_products_alone(void **state)
-{
+    enum { LAYERS = 8 };
     (void)state;
     if (SLOW)
-        skip(); /* one thread */
-    watched = *backend_find("cpu");
-    watched.gemm_prepare = watched_prepare;
-    watched.gemm = watched_gemm;
-    watched.jet_mixer = watched_mixer;
-    rig_backend = &watched;
-    for (int folder = 0; folder < 2; folder++) {
-        struct fixture *fixture = fixture_open(folders[folder]);
-        prepared_count = unprepared = 0;
-        assert_int_equal(rig_threads(fixture, meshes[0], scenario_golden, NULL), 0);
-        assert_true(prepared_count > 0);
-        assert_int_equal(unprepared, 0);
-        fixture_close(fixture);
-    }
-    rig_backend = NULL;
+        skip(); /* the same code as in other tests */
+    check_watched(0, meshes[0], 0, 3 * LAYERS + 1, 0);
+    check_watched(1, meshes[0], 0, 3 * LAYERS + 1, 0);
+    check_watched(0, meshes[0], 3, 0, 3 * LAYERS + 1);
+    check_watched(0, (struct mesh){2, 1, 1}, 3, 2 * (3 * LAYERS - 1), 2 * 2);
+    check_watched(0, (struct mesh){1, 1, 2}, 3, 0, 3 * LAYERS + 1);
 }
 
 /* A device that works on after its calls have returned, until `done`. */
@@ -316,7 +283,7 @@ int main(void)
         cmocka_unit_test(same_samples_on_every_mesh),
         cmocka_unit_test(draws_follow_the_formulas),
         cmocka_unit_test(one_bad_row_harms_no_other),
-        cmocka_unit_test(steps_ask_for_prepared_products_alone),
+        cmocka_unit_test(steps_ask_for_shown_products_alone),
         cmocka_unit_test(a_piece_without_rows_is_waited_for),
         cmocka_unit_test(few_recordings_serve_every_size),
         cmocka_unit_test(recordings_give_way),

@@ -234,7 +234,7 @@ static float *run_prepared(const struct product *p, const char *file)
 {
     int choices, again;
     struct device *shared = device_with(file);
-    struct gemm_op op = product_op(p);
+    const struct prepare_op op = {.least = 1, .gemm = product_op(p)};
 
     MUST(h.backend->gemm_prepare(h.device, &op, 1, &choices));
     MUST(h.backend->gemm_prepare(h.device, &op, 1, &again));
@@ -267,6 +267,59 @@ static void choices_are_kept_between_devices(void **state)
     assert_same_bits(one, other, 200 * 2176);
     assert_int_equal(unlink(file), 0);
     assert_int_equal(rmdir(folder), 0);
+}
+
+static int choices_for(const struct prepare_op *op)
+{
+    int choices;
+
+    MUST(h.backend->gemm_prepare(h.device, op, 1, &choices));
+    return choices;
+}
+
+/* Of a gated MLP only the product of row counts that no fused form takes is timed; and no call
+ * makes another choice, which would be missing of those that the whole product still has to make.
+ */
+static void choices_are_those_that_gate_up_asks_for(void **state)
+{
+    enum { ROWS = 2200, COLUMNS = 1024, DEPTH = 512 };
+    static const int rows[] = {1,  3,   4,   5,   8,   16,   17,   32,  33,
+                               64, 100, 128, 129, 700, 2048, 2049, ROWS};
+    int asked[2], left[2];
+
+    (void)state;
+    if (h.backend->gemm_prepare == NULL)
+        skip();
+    for (int ran = 0; ran < 2; ran++) {
+        struct device *shared = device_with(NULL);
+        struct product p = random_product(ROWS, 2 * COLUMNS, DEPTH, false);
+        p.ld_x = DEPTH;
+        p.ld_out = 2 * COLUMNS;
+        const struct prepare_op whole = {.least = 1, .gemm = product_op(&p)};
+        struct prepare_op half = {.kind = PREPARE_GATE_UP,
+                                  .least = 1,
+                                  .gate_up = {.rows = ROWS,
+                                              .columns = COLUMNS,
+                                              .depth = DEPTH,
+                                              .ld_x = DEPTH,
+                                              .x = whole.gemm.x,
+                                              .weight = whole.gemm.weight,
+                                              .scratch = poison((size_t)(2 * ROWS * COLUMNS)),
+                                              .out = poison((size_t)(ROWS * COLUMNS))}};
+        asked[ran] = choices_for(&half);
+        for (size_t i = 0; ran == 1 && i < sizeof rows / sizeof *rows; i++) {
+            half.gate_up.rows = rows[i];
+            MUST(h.backend->gate_up(h.device, &half.gate_up));
+        }
+        half.gate_up.rows = ROWS;
+        assert_int_equal(choices_for(&half), 0);
+        left[ran] = choices_for(&whole);
+        device_back(shared);
+        harness_sweep(NULL);
+    }
+    assert_true(asked[0] > 0 && left[0] > 0);
+    assert_int_equal(asked[1], asked[0]);
+    assert_int_equal(left[1], left[0]);
 }
 
 /* What a file of choices says for a form of a back end: the form that takes `p`, if it can. */
@@ -513,6 +566,7 @@ int main(void)
         TEST(aligned_gemm_agrees_with_float64),
         TEST(fused_gemm_agrees_with_float64),
         TEST(choices_are_kept_between_devices),
+        TEST(choices_are_those_that_gate_up_asks_for),
         TEST(every_form_agrees_with_float64),
         TEST(gemm_agrees_with_openblas),
         TEST(gemm_row_has_the_same_bits_in_any_batch),
