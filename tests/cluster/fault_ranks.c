@@ -6,7 +6,7 @@
  *   absent R  rank R does not open                  mesh R    rank R asks for another mesh
  *   load R    rank R does not end loading           creep R   the same, but it makes progress
  *   idle      followers await a step; little CPU is used
- * A third argument `nccl` sums on GPUs, one a rank, in a recording: what waits for a lost rank is
+ * A third argument `nccl` sums on GPUs, in a recording: what waits for a lost rank is
  * then a kernel of a CUDA graph. */
 #include <signal.h>
 #include <stdio.h>
@@ -18,6 +18,7 @@
 #include "cluster/cluster.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "tests/cluster/nccl_device.h"
 
 enum { FAULT_STEP = 7, CLEAN_STEPS = 20, FOREVER = 60 };
 
@@ -74,10 +75,13 @@ static enum status sum_record(struct fabric *fabric)
     return status != STATUS_OK ? status : ended;
 }
 
-static enum status gpu_open(int local, struct fabric **fabric, struct error *error)
+static enum status gpu_open(struct fabric **fabric, struct error *error)
 {
-    struct device_options options = {.ordinal = local, .max_tokens = 1, .max_sequences = 1};
-    gpu.memory.backend = backend_find("cuda");
+    struct device_options options = {.max_tokens = 1, .max_sequences = 1};
+    bool shared;
+    gpu.memory.backend = nccl_device(&options.ordinal, &shared);
+    if (gpu.memory.backend == NULL)
+        return error_set(error, STATUS_DEVICE, "no GPU");
     enum status status = gpu.memory.backend->open(&options, &gpu.memory.device, error);
     if (status == STATUS_OK)
         status = gpu.memory.backend->allocate(gpu.memory.device, COUNT * sizeof(float), &gpu.data);
@@ -193,7 +197,7 @@ int main(int argc, char **argv)
     struct error error = {.status = STATUS_OK};
     enum status status = fabric_open_mpi(&options, &fabric, &error);
     if (status == STATUS_OK && argc > 3 && is(argv[3], "nccl"))
-        status = gpu_open(local, &fabric, &error);
+        status = gpu_open(&fabric, &error);
     if (status != STATUS_OK) {
         log_error("%s", error.text);
         return status_exit_code(status);

@@ -1,7 +1,7 @@
 /* The same checks on every fabric. Without arguments: self and threads, many meshes.
  * `test_fabric mpi` under mpirun: all meshes of that many ranks, one after the other;
  * `test_fabric mpi-square`: only tensor 2 x context 1 x pipeline 2;
- * `test_fabric nccl`: all meshes over nccl, each rank with a GPU, 77 where there are too few. */
+ * `test_fabric nccl`: all meshes over nccl, each rank with a GPU or all with one, 77 without. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +14,7 @@
 #include "collectives.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "tests/cluster/nccl_device.h"
 
 struct end {
     pthread_t thread;
@@ -298,6 +299,7 @@ static bool nccl_refuses(int size, struct fabric_memory memory)
     struct fabric *host, *fabric;
     if (size == 1)
         return true;
+    memory.backend = backend_find("cuda");
     if (memory.backend->open(&options, &memory.device, &error) != STATUS_OK ||
         fabric_open_mpi(&(struct fabric_options){.mesh = {size, 1, 1}}, &host, &error) != STATUS_OK)
         return false;
@@ -313,15 +315,16 @@ static int nccl_main(void)
     enum { ROOM = 4 << 20 };
     int size, rank, local;
     launcher_world(&size, &rank, &local);
-    const struct backend *backend = backend_find("cuda");
-    int devices = backend->devices != NULL ? backend->devices() : 0;
-    if (devices < size) {
-        fprintf(stderr, "%d ranks, %d GPUs: skipped\n", size, devices);
+    struct device_options options = {.max_tokens = 1, .max_sequences = 1};
+    bool shared;
+    const struct backend *backend = nccl_device(&options.ordinal, &shared);
+    if (backend == NULL) {
+        fprintf(stderr, "no GPU: skipped\n");
         return 77;
     }
+    fprintf(stderr, "%d ranks%s\n", size, shared ? " on one GPU" : "");
     struct error error = {.status = STATUS_OK};
     struct collectives_device device = {.memory.backend = backend, .room = ROOM};
-    struct device_options options = {.ordinal = local, .max_tokens = 1, .max_sequences = 1};
     struct fabric *base; /* keeps MPI up from mesh to mesh */
     if (fabric_open_mpi(&(struct fabric_options){.mesh = {size, 1, 1}}, &base, &error) != STATUS_OK)
         return 1;

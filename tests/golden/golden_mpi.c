@@ -1,9 +1,10 @@
 /* golden_mpi FIXTURE TENSOR PIPELINE [mpi|nccl]: one rank of a mesh under mpirun. With a fabric
- * named the device is cuda: over mpi all ranks may share one GPU, over nccl each has its own. */
+ * named the device is cuda; ranks share a GPU where there are too few. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/cluster/nccl_device.h"
 #include "tests/golden/scenario.h"
 
 /* bf16 activations: these fixtures' narrow layers and wide logits let rounding grow to 5e-2 of a
@@ -22,21 +23,21 @@ static struct fabric *fabric_make(struct mesh mesh)
     exit(1);
 }
 
-/* 77: the GPUs are not there. */
+/* 77: there is no GPU. */
 static void device_choose(const char *fabric)
 {
-    int size, rank, local;
-    launcher_world(&size, &rank, &local);
-    rig_backend = backend_find("cuda");
-    int devices = rig_backend->devices != NULL ? rig_backend->devices() : 0;
+    bool shared;
+    rig_backend = nccl_device(&rig_ordinal, &shared);
     rig_nccl = strcmp(fabric, "nccl") == 0;
     rig_slack = BF16_SLACK;
-    int needed = rig_nccl ? size : 1;
-    if (devices < needed) {
-        fprintf(stderr, "%d GPUs, %d needed: skipped\n", devices, needed);
+    if (rig_backend == NULL) {
+        fprintf(stderr, "no GPU: skipped\n");
         exit(77);
     }
-    rig_ordinal = local % devices;
+    if (!rig_nccl)
+        rig_backend = backend_find("cuda");
+    if (shared)
+        fprintf(stderr, "ranks share a GPU\n");
 }
 
 static int run(struct fixture *fixture, struct mesh mesh, struct fabric *shared,
