@@ -63,6 +63,18 @@ static bool is_back(const struct fabric_nccl *end, const struct call *call)
            (call->kind == CALL_SEND ? call->peer < me : call->peer > me);
 }
 
+/* NCCL may learn of a lost rank before the watch does, but not which it is and what it was doing:
+ * so the watch, whose verdict ends this process, goes first. Between hosts a closed socket tells
+ * NCCL at once. The lock is held: no call fails meanwhile. */
+static void await_verdict(struct fabric_nccl *end)
+{
+    if (end->core.watch == NULL)
+        return;
+    const int64_t until = clock_now() + watch_patience(end->core.watch);
+    while (clock_now() < until && !nccl_is_over(end) && !atomic_load(&end->closing))
+        clock_sleep(CLOCK_SECOND / 50);
+}
+
 static enum status call_run(struct fabric_nccl *end, const struct call *call)
 {
     static const char *const names[] = {"all-reduce", "send", "receive"};
@@ -75,6 +87,8 @@ static enum status call_run(struct fabric_nccl *end, const struct call *call)
     enum status status = STATUS_ABORTED;
     if (comm != NULL)
         status = nccl_settle(end, comm, call_start(end, comm, call), 0, names[call->kind]);
+    if (status == STATUS_PEER_LOST)
+        await_verdict(end);
     pthread_mutex_unlock(&end->lock);
     if (end->core.watch != NULL)
         watch_wait_end(end->core.watch);
@@ -270,6 +284,9 @@ static int comm_failed(struct fabric_nccl *end, ncclResult_t *result)
 static void fail(struct fabric_nccl *end, int which, ncclResult_t result)
 {
     char why[256];
+    await_verdict(end);
+    if (nccl_is_over(end) || atomic_load(&end->closing))
+        return;
     snprintf(why, sizeof why, "rank %d: NCCL: the %s group failed: %s", end->core.door.rank,
              nccl_names[which], end->calls.error_string(result));
     atomic_store(&end->failed, true);

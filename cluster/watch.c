@@ -39,6 +39,11 @@ void watch_limit_steps(struct watch *watch, double seconds)
     atomic_store(&watch->step_limit, seconds);
 }
 
+int64_t watch_patience(const struct watch *watch)
+{
+    return watch->silence + 3 * watch->tick;
+}
+
 /* `since` first: who sees the new phase sees when it began. */
 static void phase_enter(struct watch *watch, enum phase phase)
 {

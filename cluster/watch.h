@@ -33,6 +33,8 @@ void watch_close(struct watch *watch); /* NULL is fine */
 
 /* Any thread. */
 void watch_limit_steps(struct watch *watch, double seconds);
+/* How long it may take to judge a rank that has died or fallen silent, in nanoseconds. */
+int64_t watch_patience(const struct watch *watch);
 
 /* From the thread that runs steps. */
 void watch_load_mark(struct watch *watch);

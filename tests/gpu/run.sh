@@ -12,24 +12,24 @@
 #   batch     64 mixed requests alone and together: demo and 2B, with and without --batch-invariant
 #   cost      4B decode of 64 at 4K with and without --batch-invariant
 #   sanitize  compute-sanitizer memcheck and racecheck over the kernel tests and shapes_check
-#   races     racecheck over the kernel tests that outlast sanitize's clock
+#   races     racecheck over the kernel tests that outlast sanitize's clock, each test by itself
 #   bench     jetbench decode and prefill: the lines of ops/PERFORMANCE.md
 #   serve     jetbench serve with 256 streams, beside jetbench decode of as many sequences
 #
 # Without a part: all but races. `first` and `second` are the parts of half an hour on a GPU, most
-# important first, each within ten minutes: $TIME seconds (520 and 320), after which nothing begins.
+# important first, each within ten minutes: $TIME seconds (520 and 340), after which nothing begins.
 #
 # 0: all passed; 77: no GPU, or a part lacks a Python module or a tool (the table names it); else something failed or found no time. Logs lie in $OUT (default: a
 # temporary folder), logits and weights (12 GB at most) in $SCRATCH (default: /tmp).
 # SHAPES (default: jet-nemotron-2b jet-nemotron-4b) chooses what oracle and dummy run, MODELS (default: demo
-# jet-nemotron-2b) what batch runs, SANITIZE_SECONDS (40) and RACE_SECONDS (100) for how long.
+# jet-nemotron-2b) what batch runs, SANITIZE_SECONDS (40) and RACE_SECONDS (120) for how long.
 set -u
 build=$1
 shift
 parts=${*:-shapes kernels state golden fixtures oracle dummy repeat batch cost sanitize bench serve}
 case $parts in
 first) parts="small oracle repeat batch dummy cost" TIME=${TIME:-520} ;;
-second) parts="races bench serve" TIME=${TIME:-320} ;;
+second) parts="races bench serve" TIME=${TIME:-340} ;;
 esac
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$(mktemp -d)}
@@ -265,10 +265,15 @@ part_cost() {
     done
 }
 
-# sanitized TOOL SECONDS PROGRAM ...: all at once, kernel tests in both modes; those that the clock
-# stops count as far as they came.
+# sanitized_name TOOL PROGRAM[:PATTERN] MODE
+sanitized_name() {
+    basename "$1-$(basename "$2" | tr -d '*' | tr ':' '-')-$3"
+}
+
+# sanitized TOOL SECONDS PROGRAM[:PATTERN] ...: all at once, kernel tests (all, or those that match)
+# in both modes; those that the clock stops count as far as they came.
 sanitized() {
-    local tool=$1 limit quiet test mode fast name summary found ended
+    local tool=$1 limit quiet test only mode fast name summary found ended
     if ! command -v compute-sanitizer >"$out/$tool.log"; then
         line "$tool" "skipped: no compute-sanitizer"
         echo "$tool" >>"$skipped"
@@ -287,16 +292,19 @@ sanitized() {
             fast=
             [ $mode = fast ] && fast=JETD_TEST_FAST=1
             [ "$mode$(basename "$test")" = invariantshapes_check ] && continue # it has one mode
+            name=$(sanitized_name "$tool" "$test" $mode)
+            only=
+            [ "$test" != "${test%%:*}" ] && only="JETD_TEST_ONLY=${test#*:}"
             # shellcheck disable=SC2086
-            env JETD_TEST_DEVICE=cuda $fast timeout "$limit" compute-sanitizer --tool "$tool" \
-                $quiet "$test" >"$out/$tool-$(basename "$test")-$mode.log" 2>&1 ||
-                echo "exit code $?" >>"$out/$tool-$(basename "$test")-$mode.log" &
+            env JETD_TEST_DEVICE=cuda $fast ${only:+"$only"} timeout "$limit" compute-sanitizer \
+                --tool "$tool" $quiet "${test%%:*}" >"$out/$name.log" 2>&1 ||
+                echo "exit code $?" >>"$out/$name.log" &
         done
     done
     wait
     for test in "$@"; do
         for mode in fast invariant; do
-            name=$tool-$(basename "$test")-$mode
+            name=$(sanitized_name "$tool" "$test" $mode)
             [ -f "$out/$name.log" ] || continue
             summary=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$name.log" | sed 's/=* //')
             # not counted: the library's own kernels, and a program that the clock stopped
@@ -319,8 +327,12 @@ part_sanitize() {
 }
 
 part_races() {
-    sanitized racecheck "${RACE_SECONDS:-100}" "$build"/tests/kernels/kernels_{delta,logits,sample,sample_whole} \
-        "$build/tests/perf/shapes_check"
+    local kernels=$build/tests/kernels/kernels_
+    sanitized racecheck "${RACE_SECONDS:-120}" \
+        "${kernels}delta:"{both,long,a_,chunks_hold,chunks_agree}'*' \
+        "${kernels}jet:"{convolution,mixer_agrees,mixer_has}'*' \
+        "${kernels}gemm:"{aligned_gemm_agrees,choices,every,fused,gemm_}'*' \
+        "${kernels}"{logits,sample,sample_whole} "$build/tests/perf/shapes_check"
 }
 
 # bench NAME OPTION ...: one line of ops/PERFORMANCE.md.
