@@ -146,6 +146,10 @@ enum status fabric_attach(struct fabric *fabric, const struct fabric_memory *mem
  * S". `step` grows. */
 void fabric_step_begin(struct fabric *fabric, uint64_t step);
 void fabric_step_end(struct fabric *fabric);
+/* Within a step: this rank has done its part and waits for its device, which may wait for other
+ * ranks; so a rank that does not is to blame before it. Exchanges say so themselves. */
+void fabric_wait_begin(struct fabric *fabric);
+void fabric_wait_end(struct fabric *fabric);
 /* This rank is loading and has just come forward; until fabric_load_end(). */
 void fabric_load_mark(struct fabric *fabric);
 void fabric_load_end(struct fabric *fabric);

@@ -77,6 +77,20 @@ void fabric_step_end(struct fabric *fabric)
         watch_step_end(core->watch);
 }
 
+void fabric_wait_begin(struct fabric *fabric)
+{
+    struct fabric_core *core = fabric_core(fabric);
+    if (core->watch != NULL)
+        watch_device_wait(core->watch, true);
+}
+
+void fabric_wait_end(struct fabric *fabric)
+{
+    struct fabric_core *core = fabric_core(fabric);
+    if (core->watch != NULL)
+        watch_device_wait(core->watch, false);
+}
+
 void fabric_load_mark(struct fabric *fabric)
 {
     struct fabric_core *core = fabric_core(fabric);

@@ -38,7 +38,7 @@ struct beat {
     double seconds;     /* in this phase; loading: since it last made progress */
     uint64_t transfers; /* exchanges finished since start */
     int32_t phase;
-    int32_t waiting;        /* inside an exchange, or for a step */
+    int32_t waiting;        /* inside an exchange, for a step or for its device */
     int32_t dead;           /* rank + 1 of a process of this host that ended; 0: none */
     int32_t closing;        /* this rank wants to end */
     int32_t leaving;        /* the last beat of this rank */

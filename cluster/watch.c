@@ -72,6 +72,11 @@ void watch_step_end(struct watch *watch)
     phase_enter(watch, PHASE_IDLE);
 }
 
+void watch_device_wait(struct watch *watch, bool waiting)
+{
+    atomic_store_explicit(&watch->waiting, waiting, memory_order_release);
+}
+
 void watch_wait_begin(struct watch *watch)
 {
     atomic_store_explicit(&watch->waiting, 1, memory_order_relaxed);

@@ -60,7 +60,9 @@ static enum status step_start(struct stage *stage, struct fabric *fabric,
 static enum status step_end(struct stage *stage, struct fabric *fabric,
                             struct sample_result *results, int *rows, struct error *error)
 {
+    fabric_wait_begin(fabric);
     enum status status = stage_collect(stage, results, rows, error);
+    fabric_wait_end(fabric);
     if (stage_pending(stage) == 0)
         fabric_step_end(fabric);
     return status;
@@ -92,8 +94,10 @@ static bool is_submitted(struct executor *executor, uint64_t number, bool wait)
  * device cannot wake us for the second, so this sleeps in short turns. */
 static void wait_either(struct executor *executor, uint64_t number)
 {
+    fabric_wait_begin(executor->fabric);
     while (!stage_ready(executor->stage) && !is_submitted(executor, number, false))
         clock_sleep(CLOCK_SECOND / 100000);
+    fabric_wait_end(executor->fabric);
 }
 
 static void finish_slot(struct executor *executor, struct slot *slot, const struct error *failure)

@@ -61,7 +61,9 @@ struct convolution_epilogue {
 #pragma unroll
         for (int row = lane; row < form::ROWS; row += 32)
             ((int *)(bytes + REACH))[row] = reach_of(first + place.row + row);
-        barrier_arrive(full); /* every lane for its own writes: racecheck sees no other's */
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(full);
     }
 
     /* Input `tap` of the window of a tile's token, eight channels from `run` on. */

@@ -13,8 +13,7 @@
  *
  * An epilogue is a struct with
  *   FOLDED: the weight map has five dimensions, and a half is at (depth, 0, y, 0, 0);
- *   AHEAD: a warp runs ahead(place, bytes, full) for each tile, beside the products; each of its
- *     lanes arrives at `full` once;
+ *   AHEAD: a warp runs ahead(place, bytes) for each tile, beside the products;
  *   store(sums, place, group, bytes), called by each consumer warp with its fragment (wgmma.cuh).
  */
 #ifndef JETD_KERNELS_CUDA_GEMM_TILE_CUH
@@ -221,8 +220,11 @@ __device__ static inline void tiles_consume(const struct tile_problem &problem,
         if (Epilogue::AHEAD)
             barrier_wait(ahead_full<Form>(shared), parity);
         epilogue.store(sums, tile_at<Form>(problem, tile, rank), group, memory + Form::EXTRA);
-        if (Epilogue::AHEAD)
-            barrier_arrive(ahead_empty<Form>(shared));
+        if (Epilogue::AHEAD) {
+            __syncwarp();
+            if (threadIdx.x % 32 == 0)
+                barrier_arrive(ahead_empty<Form>(shared));
+        }
     }
 }
 
@@ -241,8 +243,8 @@ __global__ __launch_bounds__(Form::THREADS, 1) static void gemm_tile_kernel(
             barrier_init(ring_full<Form>(shared, i), 1);
             barrier_init(ring_empty<Form>(shared, i), CONSUMER_WARPS * Form::CLUSTER);
         }
-        barrier_init(ahead_full<Form>(shared), 32);
-        barrier_init(ahead_empty<Form>(shared), CONSUMER_WARPS * 32);
+        barrier_init(ahead_full<Form>(shared), 1);
+        barrier_init(ahead_empty<Form>(shared), CONSUMER_WARPS);
         barrier_init_done();
     }
     if (Form::CLUSTER > 1)

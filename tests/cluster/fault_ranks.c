@@ -57,7 +57,11 @@ static enum status sum(struct fabric *fabric)
     if (gpu.data == NULL)
         return fabric->ops->all_reduce(fabric, AXIS_WORLD, data, COUNT, DTYPE_F32);
     enum status status = gpu.memory.backend->replay(gpu.memory.device, gpu.sum);
-    return status == STATUS_OK ? gpu.memory.backend->synchronize(gpu.memory.device) : status;
+    fabric_wait_begin(fabric);
+    if (status == STATUS_OK)
+        status = gpu.memory.backend->synchronize(gpu.memory.device);
+    fabric_wait_end(fabric);
+    return status;
 }
 
 static enum status sum_record(struct fabric *fabric)

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,7 +18,7 @@
 
 enum { WORLD = 3, MAX_ROWS = 5, BYTES_MAX = 64, DEPTH = 3 };
 enum { ALARM_SECONDS = 60 };
-enum { DO_RUN, DO_FAIL_ON_1, DO_FAIL_ON_0, DO_BAD_BYTES };
+enum { DO_RUN, DO_FAIL_ON_1, DO_FAIL_ON_0, DO_BAD_BYTES, DO_STALL_ON_1 };
 
 struct stage {
     struct fabric *fabric;
@@ -25,7 +26,10 @@ struct stage {
     atomic_int *running;
     struct sample_result results[DEPTH][MAX_ROWS]; /* of the steps under way */
     int rows[DEPTH], first, pending;
+    bool stalled; /* rank 0: what its device does waits for another rank */
 };
+
+static atomic_bool released; /* whoever stalls fails now */
 
 struct flat {
     uint64_t number;
@@ -63,6 +67,12 @@ enum status stage_submit(struct stage *stage, const struct step *step, struct er
         return error_set(error, STATUS_INTERNAL, "steps out of order");
     if (rank == 0)
         atomic_fetch_add(stage->running, 1);
+    while (step->tokens == DO_STALL_ON_1 && rank == 1) {
+        if (atomic_load(&released))
+            return STATUS_ABORTED;
+        clock_sleep(CLOCK_SECOND / 1000);
+    }
+    stage->stalled = step->tokens == DO_STALL_ON_1 && rank == 0;
     if ((step->tokens == DO_FAIL_ON_1 && rank == 1) || (step->tokens == DO_FAIL_ON_0 && rank == 0))
         return error_set(error, STATUS_DEVICE, "rank %d's device failed", rank);
     for (int row = 0; row < step->rows; row++) {
@@ -83,6 +93,11 @@ enum status stage_collect(struct stage *stage, struct sample_result *results, in
 {
     if (stage->pending == 0)
         return error_set(error, STATUS_INTERNAL, "no step is under way");
+    while (stage->stalled) {
+        if (atomic_load(&released))
+            return error_set(error, STATUS_ABORTED, "aborted");
+        clock_sleep(CLOCK_SECOND / 1000);
+    }
     *rows = stage->rows[stage->first];
     if (results != NULL)
         memcpy(results, stage->results[stage->first], (size_t)*rows * sizeof *results);
@@ -93,7 +108,7 @@ enum status stage_collect(struct stage *stage, struct sample_result *results, in
 
 bool stage_ready(const struct stage *stage)
 {
-    return stage->pending > 0;
+    return stage->pending > 0 && (!stage->stalled || atomic_load(&released));
 }
 
 int stage_pending(const struct stage *stage)
@@ -311,6 +326,40 @@ static void step_not_taken(void **state)
     free(cluster);
 }
 
+/* Rank 0's device waits for a collective that rank 1, stuck in the same step, does not start: the
+ * watch names rank 1. */
+static void who_does_not_wait_is_named(void **state)
+{
+    (void)state;
+    FILE *said = tmpfile();
+    int before = dup(STDERR_FILENO);
+    char text[1024] = "";
+    struct sample_result results[MAX_ROWS];
+    struct error error = {.status = STATUS_OK};
+    int rows = -1;
+    unsigned logged = log_errors();
+    assert_true(said != NULL && before >= 0 && dup2(fileno(said), STDERR_FILENO) >= 0);
+    struct cluster *cluster = cluster_open_part(WORLD, 0.3);
+    alarm(ALARM_SECONDS);
+    enum status status = submit(cluster, 1, 0, DO_STALL_ON_1);
+    while (log_errors() == logged)
+        clock_sleep(CLOCK_SECOND / 1000);
+    atomic_store(&released, true);
+    enum status collected = executor_collect(cluster->executor, results, MAX_ROWS, &rows, &error);
+    cluster_close(cluster);
+    alarm(0);
+    dup2(before, STDERR_FILENO);
+    close(before);
+    rewind(said);
+    (void)!fread(text, 1, sizeof text - 1, said);
+    fclose(said);
+    free(cluster);
+    assert_int_equal(status, STATUS_OK);
+    assert_int_equal(collected, STATUS_ABORTED);
+    if (strstr(text, "rank 1 stalled in step 1 (it has been in it for") == NULL)
+        fail_msg("%s", text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +370,7 @@ int main(void)
         cmocka_unit_test(rank_0_fails),
         cmocka_unit_test(bad_bytes_end_all),
         cmocka_unit_test(step_not_taken),
+        cmocka_unit_test(who_does_not_wait_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
