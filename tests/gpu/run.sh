@@ -364,7 +364,7 @@ part_bench() {
 
 # Prompts of some tens of tokens, 64 answered: about 128 of context on average.
 part_serve() {
-    check serve 120 "$build/tests/perf/jetbench" serve --streams 256 --requests 1024 -- \
+    check serve 120 "$build/tests/perf/jetbench" serve --streams 256 --requests 1024 --least-share 90 -- \
         --device cuda --load-format dummy --model-config jet-nemotron-2b \
         --tokenizer "$JETD_SOURCE/ops/demo-model"
     say serve '^(engine|grpc|the gRPC)'

@@ -19,7 +19,7 @@
 struct bench {
     const char *address, *prompts;
     int streams, requests, max_new_tokens, repeats;
-    double rate;
+    double rate, least_share;
     uint64_t seed;
     bool json, help;
 };
@@ -34,6 +34,7 @@ static const struct option_entry entries[] = {
     {"rate", NULL, OPTION_DOUBLE, "0", "PER_SECOND", "open loop: arrivals a second; 0: closed loop", 0, 1e6, NULL, AT(rate)},
     {"max-new-tokens", NULL, OPTION_INT, "64", "N", "of each request", 1, 1 << 20, NULL, AT(max_new_tokens)},
     {"repeats", NULL, OPTION_INT, "3", "N", "runs of each way, taken in turn; the medians are printed", 1, 99, NULL, AT(repeats)},
+    {"least-share", NULL, OPTION_DOUBLE, "0", "PERCENT", "fail where gRPC keeps less of the engine's throughput", 0, 1000, NULL, AT(least_share)},
     {"seed", NULL, OPTION_SIZE, "1", "N", "of arrivals", 0, 0, NULL, AT(seed)},
     {"json", NULL, OPTION_FLAG, "false", NULL, "one JSON object a line", 0, 0, NULL, AT(json)},
     {"help", NULL, OPTION_FLAG, "false", NULL, "print this and exit", 0, 0, NULL, AT(help)},
@@ -178,7 +179,7 @@ static enum status server_open(int argc, char **argv, struct server *server, str
 
 /* Both ways in turn, `repeats` times; prints the run of median throughput of each. */
 static enum status compare(const struct bench *bench, const struct load *load,
-                           struct server *server)
+                           struct server *server, struct error *error)
 {
     struct load_result engine[99], grpc[99];
     struct load warm = *load;
@@ -201,6 +202,9 @@ static enum status compare(const struct bench *bench, const struct load *load,
         printf(bench->json ? "{\"grpc_share_percent\":%.1f}\n"
                            : "the gRPC path keeps %.1f %% of the engine's throughput\n",
                share);
+        if (share < bench->least_share)
+            status = error_set(error, STATUS_INTERNAL, "gRPC keeps %.1f %%, less than %.1f %%",
+                               share, bench->least_share);
     }
     for (int i = 0; i < runs; i++) {
         if (engine[i].failed + grpc[i].failed > 0)
@@ -230,7 +234,7 @@ static enum status serve(const struct bench *bench, int argc, char **argv, struc
         struct server server = {0};
         status = server_open(argc, argv, &server, error);
         if (status == STATUS_OK)
-            status = compare(bench, &load, &server);
+            status = compare(bench, &load, &server, error);
         server_close(&server);
     }
     arena_destroy(arena);
