@@ -81,14 +81,14 @@ void fabric_wait_begin(struct fabric *fabric)
 {
     struct fabric_core *core = fabric_core(fabric);
     if (core->watch != NULL)
-        watch_device_wait(core->watch, true);
+        watch_wait_begin(core->watch);
 }
 
 void fabric_wait_end(struct fabric *fabric)
 {
     struct fabric_core *core = fabric_core(fabric);
     if (core->watch != NULL)
-        watch_device_wait(core->watch, false);
+        watch_device_wait_end(core->watch);
 }
 
 void fabric_load_mark(struct fabric *fabric)

@@ -64,13 +64,15 @@ static bool is_back(const struct fabric_nccl *end, const struct call *call)
 }
 
 /* NCCL may learn of a lost rank before the watch does, but not which it is and what it was doing:
- * so the watch, whose verdict ends this process, goes first. Between hosts a closed socket tells
- * NCCL at once. The lock is held: no call fails meanwhile. */
+ * so the watch, whose verdict ends this process, goes first, for PATIENCE seconds at most. Between
+ * hosts a closed socket tells NCCL at once. The lock is held: no call fails meanwhile. */
 static void await_verdict(struct fabric_nccl *end)
 {
+    enum { PATIENCE = 10 };
     if (end->core.watch == NULL)
         return;
-    const int64_t until = clock_now() + watch_patience(end->core.watch);
+    const int64_t needed = watch_patience(end->core.watch), most = PATIENCE * CLOCK_SECOND;
+    const int64_t until = clock_now() + (needed < most ? needed : most);
     while (clock_now() < until && !nccl_is_over(end) && !atomic_load(&end->closing))
         clock_sleep(CLOCK_SECOND / 50);
 }
@@ -85,7 +87,7 @@ static enum status call_run(struct fabric_nccl *end, const struct call *call)
     pthread_mutex_lock(&end->lock);
     ncclComm_t comm = is_back(end, call) ? end->comm[COMM_BACK] : comm_along(end, call->axis);
     enum status status = STATUS_ABORTED;
-    if (comm != NULL)
+    if (comm != NULL && !nccl_is_over(end)) /* again: the lock may have been long in coming */
         status = nccl_settle(end, comm, call_start(end, comm, call), 0, names[call->kind]);
     if (status == STATUS_PEER_LOST)
         await_verdict(end);
@@ -284,7 +286,8 @@ static int comm_failed(struct fabric_nccl *end, ncclResult_t *result)
 static void fail(struct fabric_nccl *end, int which, ncclResult_t result)
 {
     char why[256];
-    await_verdict(end);
+    if (nccl_status(result) == STATUS_PEER_LOST)
+        await_verdict(end);
     if (nccl_is_over(end) || atomic_load(&end->closing))
         return;
     snprintf(why, sizeof why, "rank %d: NCCL: the %s group failed: %s", end->core.door.rank,

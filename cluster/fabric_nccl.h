@@ -39,6 +39,9 @@ static inline bool nccl_is_over(struct fabric_nccl *end)
     return atomic_load(&end->failed) || atomic_load(end->core.aborted);
 }
 
+/* Whose fault a failed call is: STATUS_INTERNAL, STATUS_DEVICE (our own), STATUS_PEER_LOST. */
+enum status nccl_status(ncclResult_t result);
+
 /* Waits until NCCL's own thread has done what `result` is the first answer to; under the lock.
  * `until`: 0 is forever, which the watch bounds. */
 enum status nccl_settle(struct fabric_nccl *end, ncclComm_t comm, ncclResult_t result,

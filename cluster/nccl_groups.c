@@ -8,14 +8,19 @@
 
 const char *const nccl_names[COMMS] = {"tensor", "context", "pipeline", "world", "back"};
 
+enum status nccl_status(ncclResult_t result)
+{
+    if (result == ncclInvalidArgument || result == ncclInvalidUsage)
+        return STATUS_INTERNAL;
+    return result == ncclUnhandledCudaError ? STATUS_DEVICE : STATUS_PEER_LOST;
+}
+
 static enum status refuse(struct fabric_nccl *end, ncclResult_t result, const char *what)
 {
     const char *detail = end->calls.last_error(NULL);
     log_error("NCCL: %s: %s%s%s", what, end->calls.error_string(result),
               detail != NULL && *detail != '\0' ? ": " : "", detail != NULL ? detail : "");
-    if (result == ncclInvalidArgument || result == ncclInvalidUsage)
-        return STATUS_INTERNAL;
-    return result == ncclUnhandledCudaError ? STATUS_DEVICE : STATUS_PEER_LOST;
+    return nccl_status(result);
 }
 
 enum status nccl_settle(struct fabric_nccl *end, ncclComm_t comm, ncclResult_t result,

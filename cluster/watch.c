@@ -72,11 +72,6 @@ void watch_step_end(struct watch *watch)
     phase_enter(watch, PHASE_IDLE);
 }
 
-void watch_device_wait(struct watch *watch, bool waiting)
-{
-    atomic_store_explicit(&watch->waiting, waiting, memory_order_release);
-}
-
 void watch_wait_begin(struct watch *watch)
 {
     atomic_store_explicit(&watch->waiting, 1, memory_order_relaxed);
@@ -87,6 +82,11 @@ void watch_wait_end(struct watch *watch)
     atomic_fetch_add_explicit(&watch->transfers, 1, memory_order_relaxed);
     if (atomic_load_explicit(&watch->phase, memory_order_relaxed) == PHASE_LOADING)
         atomic_store(&watch->since, clock_now()); /* what it waited for came: progress */
+    atomic_store_explicit(&watch->waiting, 0, memory_order_release);
+}
+
+void watch_device_wait_end(struct watch *watch)
+{
     atomic_store_explicit(&watch->waiting, 0, memory_order_release);
 }
 

@@ -41,8 +41,8 @@ void watch_load_mark(struct watch *watch);
 void watch_load_end(struct watch *watch);
 void watch_step_begin(struct watch *watch, uint64_t step);
 void watch_step_end(struct watch *watch);
-void watch_device_wait(struct watch *watch, bool waiting); /* which is no exchange */
 void watch_wait_begin(struct watch *watch);
-void watch_wait_end(struct watch *watch);
+void watch_wait_end(struct watch *watch);        /* an exchange is done */
+void watch_device_wait_end(struct watch *watch); /* it was no exchange */
 
 #endif

@@ -99,9 +99,9 @@ static struct gemm_op product_of(const struct device *device, const struct prepa
 /* Whether the operation has its product with so many rows. */
 static bool product_asked(const struct device *device, const struct prepare_op *op, int rows)
 {
-    struct gate_up_op gate_up = op->gate_up;
     if (op->kind != PREPARE_GATE_UP)
         return true;
+    struct gate_up_op gate_up = op->gate_up;
     gate_up.rows = rows;
     return gate_up_composes(device, &gate_up);
 }

@@ -17,14 +17,16 @@ static enum status own_identity(struct device *device, unsigned char id[16])
 const struct backend *nccl_device(int *ordinal, bool *shared)
 {
     static struct backend table;
-    int size, rank, local, devices;
+    int size, rank, local, devices, beside;
+    const char *on_this_host = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
     char host[32];
     launcher_world(&size, &rank, &local);
     table = *backend_find("cuda");
     devices = table.devices != NULL ? table.devices() : 0;
     *ordinal = devices > 0 ? local % devices : 0;
-    *shared = devices > 0 && devices < size;
-    if (devices == 0)
+    beside = on_this_host != NULL ? atoi(on_this_host) : size;
+    *shared = devices < beside;
+    if (devices == 0 || (*shared && beside < size))
         return NULL;
     if (!*shared)
         return backend_find("cuda");

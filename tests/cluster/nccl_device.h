@@ -1,4 +1,5 @@
-/* GPUs for tests over NCCL: one a rank, or, where there are fewer, one for all. NCCL refuses two
+/* GPUs for tests over NCCL: one a rank, or, where there are fewer and all ranks are on this host,
+ * shared ones. NCCL refuses two
  * ranks on one GPU of a host, so each then says that its host and its GPU are others (NCCL_HOSTID):
  * NCCL takes its way between hosts, sockets and its kernels, in all but speed as on two machines.
  */
@@ -9,8 +10,8 @@
 
 #include "kernels/kernels.h"
 
-/* The cuda table for this rank, and which accelerator to open; NULL: there is none. *shared: it is
- * all ranks'. Before NCCL starts. */
+/* The cuda table for this rank, and which accelerator to open; NULL: there is none, or
+ * too few among several hosts. *shared: others have it too. Before NCCL starts. */
 const struct backend *nccl_device(int *ordinal, bool *shared);
 
 #endif

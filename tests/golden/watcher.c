@@ -1,7 +1,6 @@
 #include "tests/golden/watcher.h"
 
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { SHOWN_MAX = 128 };
@@ -90,20 +89,23 @@ static bool gate_up_fuses(struct device *device, const struct gate_up_op *op)
     return op->rows <= fused_rows;
 }
 
-/* norm(x) into memory of its own, which op's x becomes. */
+/* A step may allocate nothing: what is between a norm or a sum and its product. */
+enum { BETWEEN_MAX = 1 << 13 };
+static _Thread_local float between[2][BETWEEN_MAX];
+
+/* norm(x), which op's x becomes. */
 static enum status norm_first(struct device *device, const float *weight, float epsilon, int rows,
-                              int depth, const void **x, void **memory)
+                              int depth, const void **x)
 {
-    *memory = malloc((size_t)rows * (size_t)depth * sizeof(float));
-    if (*memory == NULL)
-        return STATUS_NO_MEMORY;
+    if (rows * depth > BETWEEN_MAX)
+        return STATUS_INTERNAL;
     struct rms_norm_op norm = {.rows = rows,
                                .columns = depth,
                                .epsilon = epsilon,
                                .x = (void *)*x,
                                .weight = weight,
-                               .out = *memory};
-    *x = *memory;
+                               .out = between[0]};
+    *x = between[0];
     return cpu()->rms_norm(device, &norm);
 }
 
@@ -111,32 +113,28 @@ static enum status add_after(struct device *device, const struct gemm_op *op)
 {
     struct gemm_op product = *op;
     product.add = false;
-    product.out = malloc((size_t)op->rows * (size_t)op->columns * sizeof(float));
-    if (product.out == NULL)
-        return STATUS_NO_MEMORY;
+    product.out = between[1];
+    if (op->rows * op->columns > BETWEEN_MAX)
+        return STATUS_INTERNAL;
     enum status status = cpu()->gemm(device, &product);
     struct rms_norm_op sum = {
         .rows = op->rows, .columns = op->columns, .x = op->out, .delta = product.out};
     if (status == STATUS_OK)
         status = cpu()->rms_norm(device, &sum);
-    free(product.out);
     return status;
 }
 
 static enum status gemm_fused(struct device *device, const struct gemm_op *op)
 {
     struct gemm_op product = *op;
-    void *memory = NULL;
     enum status status = STATUS_OK;
     if (op->rows > fused_rows || (op->add && op->ld_out != op->columns))
         return STATUS_INTERNAL;
     if (op->norm != NULL)
-        status =
-            norm_first(device, op->norm, op->epsilon, op->rows, op->depth, &product.x, &memory);
+        status = norm_first(device, op->norm, op->epsilon, op->rows, op->depth, &product.x);
     product.norm = NULL;
     if (status == STATUS_OK)
         status = op->add ? add_after(device, &product) : cpu()->gemm(device, &product);
-    free(memory);
     return status;
 }
 
@@ -156,17 +154,14 @@ static enum status gemm(struct device *device, const struct gemm_op *op)
 static enum status gate_up(struct device *device, const struct gate_up_op *op)
 {
     struct gate_up_op product = *op;
-    void *memory = NULL;
     enum status status = STATUS_OK;
     if (op->rows > fused_rows)
         return op->norm == NULL ? compose_gate_up(&table, device, op) : STATUS_INTERNAL;
     if (op->norm != NULL)
-        status =
-            norm_first(device, op->norm, op->epsilon, op->rows, op->depth, &product.x, &memory);
+        status = norm_first(device, op->norm, op->epsilon, op->rows, op->depth, &product.x);
     product.norm = NULL;
     if (status == STATUS_OK)
         status = cpu()->gate_up(device, &product);
-    free(memory);
     return status;
 }
 

@@ -81,9 +81,12 @@ def main():
     parted = [parting(a, b) for a, b in pairs]
     wrong = [i for i, (_, allowed) in enumerate(parted) if not allowed]
     apart = max(
-        abs(x - y)
-        for (a, b), (first, _) in zip(pairs, parted, strict=True)
-        for x, y in zip(a[1][:first], b[1][:first], strict=True)
+        (
+            abs(x - y)
+            for (a, b), (first, _) in zip(pairs, parted, strict=True)
+            for x, y in zip(a[1][:first], b[1][:first], strict=True)
+        ),
+        default=0.0,
     )
     print(
         f"{name}{' --batch-invariant' if invariant else ''}: of {REQUESTS} requests "
@@ -93,7 +96,9 @@ def main():
     )
     wrong = bits if invariant else wrong
     for i in wrong[:8]:
-        print(f"  request {i}: prompt {len(requests[i][0])}, parts at new token {parted[i][0]}")
+        both = zip(zip(*pairs[i][0][:2]), zip(*pairs[i][1][:2]))
+        first = next(t for t, (a, b) in enumerate(both) if a != b)
+        print(f"  request {i}: prompt {len(requests[i][0])}, differs from new token {first} on")
     return 1 if wrong else 0
 
 

@@ -21,6 +21,7 @@
 #
 # 0: all passed; 77: no GPU, or a part lacks a Python module or a tool (the table names it); else something failed or found no time. Logs lie in $OUT (default: a
 # temporary folder), logits and weights (12 GB at most) in $SCRATCH (default: /tmp).
+# SANITIZE_AT_ONCE (14): programs under a sanitizer beside each other.
 # SHAPES (default: jet-nemotron-2b jet-nemotron-4b) chooses what oracle and dummy run, MODELS (default: demo
 # jet-nemotron-2b) what batch runs, SANITIZE_SECONDS (40) and RACE_SECONDS (120) for how long.
 set -u
@@ -302,7 +303,7 @@ sanitized() {
             done
             limit=$((stop - $(date +%s)))
             if [ $limit -lt 5 ]; then
-                echo "exit code 124" >"$out/$name.log"
+                echo "NOT RUN" >"$out/$name.log"
                 continue
             fi
             # shellcheck disable=SC2086
@@ -321,6 +322,11 @@ sanitized() {
             found=$(grep -E '^=+ (Invalid|Error|Program hit|Warning: Race)' "$out/$name.log" |
                 grep -cvE 'at nvjet_|process didn.t terminate|^=+ Error: *$')
             ended=$(grep -cE ' OK \]| ok$' "$out/$name.log")
+            if grep -q '^NOT RUN' "$out/$name.log" || ! grep -qE '\[ RUN| ok$' "$out/$name.log"; then
+                line "$name" "NOT RUN: no time left, or no test of that name"
+                fail "$name"
+                continue
+            fi
             if [ "$found" -gt 0 ] || grep -E '^exit code' "$out/$name.log" | grep -qv ' 124$'; then
                 fail "$name"
             fi

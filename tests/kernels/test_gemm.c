@@ -282,7 +282,7 @@ static int choices_for(const struct prepare_op *op)
  */
 static void choices_are_those_that_gate_up_asks_for(void **state)
 {
-    enum { ROWS = 2200, COLUMNS = 1024, DEPTH = 512 };
+    enum { ROWS = 2200, COLUMNS = 5632, DEPTH = 512 }; /* as wide as streams take */
     static const int rows[] = {1,  3,   4,   5,   8,   16,   17,   32,  33,
                                64, 100, 128, 129, 700, 2048, 2049, ROWS};
     int asked[2], left[2];
