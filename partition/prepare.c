@@ -133,5 +133,8 @@ enum status stage_record(struct stage *stage, bool *more, struct error *error)
     if (!*more)
         return STATUS_OK;
     stage->likely++;
-    return stage_run(stage, &step, NULL, error);
+    enum status status = stage_run(stage, &step, NULL, error);
+    if (status != STATUS_OK)
+        error_prefix(error, "recording a decode step of %d sequences", step.sequences);
+    return status;
 }
