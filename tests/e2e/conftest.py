@@ -55,6 +55,8 @@ class Daemon:
         self.serving = threading.Event()
         variables = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **(environment or {})}
         variables["OMPI_ALLOW_RUN_AS_ROOT"] = variables["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+        if ranks:
+            variables["ASAN_OPTIONS"] = "detect_leaks=0"  # Open MPI's own
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, errors="replace", env=variables
         )

@@ -9,7 +9,7 @@ import time
 
 import grpc
 import pytest
-from conftest import BINARY, DEMO, TINY
+from conftest import BINARY, DEMO, TINY, endless
 
 
 def rank_pids(daemon):
@@ -62,6 +62,42 @@ def test_rank_fault(pb, start, fault, victim):
         time.sleep(0.1)
     if fault == signal.SIGSTOP:
         assert re.search(rf"rank {victim} stalled (in|after) step \d+", daemon.text()), daemon.text()
+
+
+def test_mpirun_hands_a_drain_on(pb, start):
+    """SIGUSR1 to mpirun, as systemd sends it: what is live ends well, and so do all ranks."""
+    tokens = 300
+    daemon = start("--device", "cpu", "--tp", "2", model=DEMO, ranks=2)
+    with daemon.channel() as channel:
+        live = pb.GenerationStub(channel).Generate(
+            pb.GenerateRequest(text="Once", max_new_tokens=tokens, ignore_eos=True), timeout=60)
+        next(live)
+        daemon.process.send_signal(signal.SIGUSR1)
+        *_, last = live
+        assert last.finished.usage.completion_tokens == tokens
+    assert daemon.stop(signal.SIGUSR1) == 0, daemon.text()
+    assert "every request finished" in daemon.text(), daemon.text()
+
+
+def test_mpirun_that_is_ended_leaves_nothing(pb, start):
+    """SIGTERM to mpirun gives ranks one second: the client hears of the end, and no rank stays."""
+    daemon = start("--device", "cpu", "--tp", "2", model=DEMO, ranks=2)
+    pids = rank_pids(daemon)
+    assert len(pids) == 2
+    with daemon.channel() as channel:
+        live = pb.GenerationStub(channel).Generate(endless(pb, n=8), timeout=60)
+        next(live)
+        began = time.monotonic()
+        daemon.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as failure:
+            for _ in live:
+                pass
+        assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
+        daemon.process.wait(20)
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() - began < 15, "a rank outlived mpirun"
+        time.sleep(0.05)
+    assert "draining:" in daemon.text(), daemon.text()
 
 
 def run_pair(*options):
