@@ -16,7 +16,7 @@
 enum { SLOTS = 4, TOKENS = 40 };
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SLOWER = 5 };
+enum { SLOWER = 20 };
 #else
 enum { SLOWER = 1 };
 #endif
