@@ -77,17 +77,17 @@ void watch_wait_begin(struct watch *watch)
     atomic_store_explicit(&watch->waiting, 1, memory_order_relaxed);
 }
 
+void watch_device_wait_end(struct watch *watch)
+{
+    atomic_store_explicit(&watch->waiting, 0, memory_order_release);
+}
+
 void watch_wait_end(struct watch *watch)
 {
     atomic_fetch_add_explicit(&watch->transfers, 1, memory_order_relaxed);
     if (atomic_load_explicit(&watch->phase, memory_order_relaxed) == PHASE_LOADING)
         atomic_store(&watch->since, clock_now()); /* what it waited for came: progress */
-    atomic_store_explicit(&watch->waiting, 0, memory_order_release);
-}
-
-void watch_device_wait_end(struct watch *watch)
-{
-    atomic_store_explicit(&watch->waiting, 0, memory_order_release);
+    watch_device_wait_end(watch);
 }
 
 /* `waiting` first: who sees that a wait ended sees the mark that its end was. */

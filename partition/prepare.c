@@ -8,8 +8,7 @@
 struct shown {
     struct prepare_op *op;
     int count;
-    int tokens;          /* the most of a step */
-    struct ragged batch; /* of so many */
+    struct ragged batch; /* of the most tokens */
     int added; /* with no more rows, the output ahead adds to the stream itself: nothing pends */
 };
 
@@ -19,6 +18,13 @@ static void show(struct shown *shown, struct prepare_op op, int least)
 {
     op.least = least;
     shown->op[shown->count++] = op;
+}
+
+/* Of up to `most` rows; with `fused` and fewer it is never by itself. */
+static void show_product(struct shown *shown, struct gemm_op op, int most, int fused)
+{
+    op.rows = most;
+    show(shown, (struct prepare_op){.kind = PREPARE_GEMM, .gemm = op}, fused + 1);
 }
 
 /* The most rows, up to `most`, with which the back end takes the product's norm or addition. */
@@ -33,29 +39,25 @@ static void show_projection(const struct stage *stage, const void *weight, const
                             int columns, const float *norm, struct shown *shown)
 {
     struct gemm_op op = projection_product(stage, weight, bias, columns);
-    int fused = rows_fused(stage, product_normed(stage, op, stage->scratch.x, norm), shown->tokens);
-    op.rows = shown->tokens;
-    show(shown, (struct prepare_op){.kind = PREPARE_GEMM, .gemm = op},
-         (fused < shown->added ? fused : shown->added) + 1);
+    int most = shown->batch.tokens;
+    int fused = rows_fused(stage, product_normed(stage, op, stage->scratch.x, norm), most);
+    show_product(shown, op, most, fused < shown->added ? fused : shown->added);
 }
 
 static void show_output(const struct stage *stage, const void *weight, int depth,
                         struct shown *shown)
 {
     struct gemm_op op = output_product(stage, weight, depth);
-    shown->added =
-        output_adds(stage) ? rows_fused(stage, product_added(stage, op), shown->tokens) : 0;
-    op.rows = shown->tokens;
-    show(shown, (struct prepare_op){.kind = PREPARE_GEMM, .gemm = op}, shown->added + 1);
+    int most = shown->batch.tokens;
+    shown->added = output_adds(stage) ? rows_fused(stage, product_added(stage, op), most) : 0;
+    show_product(shown, op, most, shown->added);
 }
 
 static void show_head(const struct stage *stage, struct shown *shown)
 {
     struct gemm_op op = head_product(stage);
     int most = layout_sample_tile(stage->plan);
-    int fused = rows_fused(stage, head_normed(stage, op), most);
-    op.rows = most;
-    show(shown, (struct prepare_op){.kind = PREPARE_GEMM, .gemm = op}, fused + 1);
+    show_product(shown, op, most, rows_fused(stage, head_normed(stage, op), most));
 }
 
 static void show_layer(const struct stage *stage, int layer, struct shown *shown)
@@ -76,7 +78,7 @@ static void show_layer(const struct stage *stage, int layer, struct shown *shown
         show_output(stage, attention->output, at.k - at.q, shown);
     }
     struct gate_up_op gate_up = mlp_gate_up(stage, layer);
-    gate_up.rows = shown->tokens;
+    gate_up.rows = shown->batch.tokens;
     show(shown, (struct prepare_op){.kind = PREPARE_GATE_UP, .gate_up = gate_up}, 1);
     show_output(stage, w->down, gate_up.columns, shown);
 }
@@ -84,11 +86,11 @@ static void show_layer(const struct stage *stage, int layer, struct shown *shown
 enum status stage_prepare(struct stage *stage, int *choices, struct error *error)
 {
     int layers = span_size(stage->rank->layers);
-    struct shown shown = {.tokens = stage->plan->limits.max_num_batched_tokens, .added = INT_MAX};
+    struct shown shown = {.batch.tokens = stage->plan->limits.max_num_batched_tokens,
+                          .added = INT_MAX};
     *choices = 0;
     if (stage->backend->gemm_prepare == NULL)
         return STATUS_OK;
-    shown.batch.tokens = shown.tokens;
     shown.op = calloc((size_t)layers * SHOWN_OF_LAYER + 1, sizeof *shown.op);
     if (shown.op == NULL)
         return error_set(error, STATUS_NO_MEMORY, "stage: out of host memory");

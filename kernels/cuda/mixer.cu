@@ -47,25 +47,30 @@ size_t cuda_jet_mixer_scratch(const struct jet_mixer_op *shape, int max_tokens)
     return layout_of(shape, max_tokens).bytes;
 }
 
-struct gemm_op mixer_generator_product(const struct jet_mixer_op *op)
+static struct gemm_op generator_product(const struct jet_mixer_op *op, const struct layout *at)
 {
-    const struct layout at = layout_of(op, op->batch->tokens);
     char *scratch = (char *)op->scratch;
     struct gemm_op gemm = {};
     gemm.rows = op->batch->tokens;
     gemm.columns = gemm.ld_out = op->heads * op->d_v * op->taps;
     gemm.depth = gemm.ld_x = op->generator;
-    gemm.x = scratch + at.generated;
+    gemm.x = scratch + at->generated;
     gemm.weight = op->w2;
-    gemm.out = scratch + at.kernels;
+    gemm.out = scratch + at->kernels;
     return gemm;
+}
+
+struct gemm_op mixer_generator_product(const struct jet_mixer_op *op)
+{
+    const struct layout at = layout_of(op, op->batch->tokens);
+    return generator_product(op, &at);
 }
 
 /* The first `kernels` tokens' kernels, without the bias, which their readers add in fp32. */
 static enum status mix_generator(struct device *device, const struct jet_mixer_op *op,
                                  const struct layout *at, int kernels)
 {
-    struct gemm_op gemm = mixer_generator_product(op), whole = gemm;
+    struct gemm_op gemm = generator_product(op, at), whole = gemm;
     whole.x = (const __nv_bfloat16 *)op->projected + op->w1_at;
     whole.ld_x = op->ld_projected;
     if (!device->options.batch_invariant && kernels == whole.rows && gemv_silu_fits(&whole))
