@@ -6,8 +6,8 @@
  *   absent R  rank R does not open                  mesh R    rank R asks for another mesh
  *   load R    rank R does not end loading           creep R   the same, but it makes progress
  *   idle      followers await a step; little CPU is used
- * A third argument `nccl` sums on GPUs, in a recording: what waits for a lost rank is
- * then a kernel of a CUDA graph. */
+ * A third argument `nccl` sums on GPUs, in a recording: what waits for a lost rank is then a kernel
+ * of a CUDA graph. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

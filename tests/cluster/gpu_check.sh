@@ -1,10 +1,11 @@
 #!/bin/sh
 # gpu_check.sh BUILD [check|model|bench ...]: ranks on GPUs, by hand on a machine with two, or with
-# one that they share: `check` over nccl all the same (nccl_device.h), the others over mpi. `check`:
-# collectives, faults and fixtures over nccl, and over mpi; `model`: the daemon on two ranks with a checkpoint of the 4B's shape ($SHAPE), random weights,
-# against the oracle (tests/gpu); `bench`: the 4B with one rank, two tensor ranks and two stages.
-# Without a word: all. Logs lie in $OUT (default: a temporary folder), the checkpoint (8 GB) in
-# $SCRATCH (default: /tmp), the table is printed last.
+# one that they share: `check` over nccl all the same (nccl_device.h), the others over mpi.
+# `check`: collectives, faults and fixtures over nccl, and over mpi; `model`: the daemon on two ranks
+# with a checkpoint of the 4B's shape ($SHAPE), random weights, against the oracle (tests/gpu);
+# `bench`: the 4B with one rank, two tensor ranks and two stages. Without a word: all. Logs lie in
+# $OUT (default: a temporary folder), the checkpoint (8 GB) in $SCRATCH (default: /tmp), the table is
+# printed last.
 set -u
 build=$1
 shift

@@ -33,6 +33,13 @@ def alive(pid):
         return False
 
 
+def expect_gone(pids):
+    end = time.monotonic() + 5
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < end, "a rank outlived mpirun"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("fault,victim", [
     (signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1), (signal.SIGSTOP, 2)])
 def test_rank_fault(pb, start, fault, victim):
@@ -56,10 +63,7 @@ def test_rank_fault(pb, start, fault, victim):
         assert daemon.process.wait(20) != 0
         assert time.monotonic() - struck < 15
     daemon.reader.join(5)
-    end = time.monotonic() + 5
-    while any(alive(pid) for pid in pids.values()):
-        assert time.monotonic() < end, "a rank outlived mpirun"
-        time.sleep(0.1)
+    expect_gone(pids.values())
     if fault == signal.SIGSTOP:
         assert re.search(rf"rank {victim} stalled (in|after) step \d+", daemon.text()), daemon.text()
 
@@ -94,9 +98,8 @@ def test_mpirun_that_is_ended_leaves_nothing(pb, start):
                 pass
         assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
         daemon.process.wait(20)
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() - began < 15, "a rank outlived mpirun"
-        time.sleep(0.05)
+    expect_gone(pids)
+    assert time.monotonic() - began < 15
     assert "draining:" in daemon.text(), daemon.text()
 
 

@@ -39,11 +39,17 @@ def answer(daemon, request):
     return ids, logprobs, [[best.id for best in e.top] for e in entries]
 
 
+def first_difference(one, other):
+    """Their length: there is none."""
+    pairs = enumerate(zip(one, other, strict=True))
+    return next((t for t, (a, b) in pairs if a != b), len(one))
+
+
 def parting(one, other):
     """Where two answers part (their length: nowhere), and whether they may."""
-    first = next((t for t, (a, b) in enumerate(zip(one[0], other[0], strict=True)) if a != b), None)
-    if first is None:
-        return len(one[0]), True
+    first = first_difference(one[0], other[0])
+    if first == len(one[0]):
+        return first, True
     return first, one[0][first] in other[2][first] and other[0][first] in one[2][first]
 
 
@@ -96,8 +102,9 @@ def main():
     )
     wrong = bits if invariant else wrong
     for i in wrong[:8]:
-        both = zip(zip(*pairs[i][0][:2]), zip(*pairs[i][1][:2]))
-        first = next(t for t, (a, b) in enumerate(both) if a != b)
+        first = parted[i][0]
+        if invariant:
+            first = min(first, first_difference(alone[i][1], batched[i][1]))
         print(f"  request {i}: prompt {len(requests[i][0])}, differs from new token {first} on")
     return 1 if wrong else 0
 

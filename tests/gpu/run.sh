@@ -19,11 +19,12 @@
 # Without a part: all but races. `first` and `second` are the parts of half an hour on a GPU, most
 # important first, each within ten minutes: $TIME seconds (520 and 340), after which nothing begins.
 #
-# 0: all passed; 77: no GPU, or a part lacks a Python module or a tool (the table names it); else something failed or found no time. Logs lie in $OUT (default: a
-# temporary folder), logits and weights (12 GB at most) in $SCRATCH (default: /tmp).
-# SANITIZE_AT_ONCE (14): programs under a sanitizer beside each other.
-# SHAPES (default: jet-nemotron-2b jet-nemotron-4b) chooses what oracle and dummy run, MODELS (default: demo
-# jet-nemotron-2b) what batch runs, SANITIZE_SECONDS (40) and RACE_SECONDS (120) for how long.
+# 0: all passed; 77: no GPU, or a part lacks a Python module or a tool (the table names it); else
+# something failed or found no time. Logs lie in $OUT (default: a temporary folder), logits and
+# weights (12 GB at most) in $SCRATCH (default: /tmp). SHAPES (default: jet-nemotron-2b
+# jet-nemotron-4b) chooses what oracle and dummy run, MODELS (default: demo jet-nemotron-2b) what
+# batch runs, SANITIZE_SECONDS (40) and RACE_SECONDS (120) for how long sanitizers run, and
+# SANITIZE_AT_ONCE (14) how many beside each other.
 set -u
 build=$1
 shift
